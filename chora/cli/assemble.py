@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from chora.cli.collect import is_stale
+from chora.cli.collect import is_stale, print_conflicts
 from chora.cli.run import (
     call_tool,
     context_option,
@@ -67,6 +67,8 @@ def command(
         for warning in metadata["warnings"]:
             click.echo(f"warning: {warning}", err=True)
         pieces = f"{quantity(result['content_count'], 'piece')}, {quantity(result['size_bytes'], 'byte')}"
+        print_conflicts(metadata["conflicts"])
         click.secho(f"{result['status']}: {pieces} in {result['duration_ms']} ms", fg="green", err=True)
-    if check and any(is_stale(file) for file in metadata["plan"]):
+    refused = any(file["action"] == "refuse" for file in metadata["plan"])
+    if metadata["conflicts"] or refused or (check and any(is_stale(file) for file in metadata["plan"])):
         sys.exit(1)

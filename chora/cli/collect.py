@@ -53,7 +53,7 @@ def command(
         "force": force,
         "force_members": list(members),
         "dry_run": dry_run,
-        "show_diff": diff or check,
+        "show_diff": dry_run,
     }
     try:
         result = call_tool(project, "generate_collection", arguments, progress=True)
@@ -71,22 +71,34 @@ def command(
         _print_built(result)
     failed = [member for member in result["members"] if member["status"] == "failed"]
     stale = [file for member in result["members"] for file in member["files"] if is_stale(file)]
-    if dry_run and (failed or (check and stale)):
+    if result["metadata"]["conflicts"] or (dry_run and (failed or (check and stale))):
         sys.exit(1)
 
 
 def is_stale(file: dict[str, Any]) -> bool:
-    """Whether a file differs from what chora would write."""
-    return file["action"] not in ("unchanged", "adopt")
+    """Whether a file differs from what chora would write, or conflicts are marked in it."""
+    return file["action"] not in ("unchanged", "adopt") or file["conflicts"] > 0
+
+
+def print_conflicts(paths: list[str]) -> None:
+    """Say which files hold conflicts; the command fails until a person has settled them."""
+    for path in paths:
+        message = f"{path} holds conflicts with an edit: settle them in the file, or with `chora edits`"
+        click.secho(message, fg="red", err=True)
 
 
 def _print_planned_members(result: dict[str, Any], *, diff: bool) -> None:
     for member in result["members"]:
         if member["error"]:
             click.secho(f"{member['id']}: {member['error']['message']}", fg="red")
-        elif member["reasons"]:
+        if member["reasons"]:
             click.echo(f"{member['id']}: {'; '.join(member['reasons'])}")
-        print_planned_files(member["files"], diff=diff)
+        said = "\n".join(member["reasons"])
+        files = [
+            {**file, "reasons": [reason for reason in file["reasons"] if reason not in said]}
+            for file in member["files"]
+        ]
+        print_planned_files(files, diff=diff)
     metadata = result["metadata"]
     click.echo(f"{metadata['regenerated_members']} of {result['total_members']} members would be built")
 
@@ -109,10 +121,13 @@ def _print_built(result: dict[str, Any]) -> None:
     for member in result["members"]:
         if member["error"]:
             click.secho(f"{member['id']} {member['status']}: {member['error']['message']}", fg="red", err=True)
+            if member["error"]["diff"]:
+                click.echo(member["error"]["diff"], err=True)
         elif not member["cache_used"] and member["output_path"]:
             click.echo(f"Generated artifact: {member['output_path']}")
     for warning in result["metadata"]["warnings"]:
         click.echo(f"warning: {warning}", err=True)
+    print_conflicts(result["metadata"]["conflicts"])
     _print_totals(result, result["metadata"]["cached_members"])
 
 

@@ -28,8 +28,8 @@ class Age(NamedTuple):
 
 
 def member_ages(config: CollectionConfig, manifest: Manifest, moment: datetime) -> list[Age]:
-    """The age of every member of a config, by its manifest."""
-    made = {member.id: member.generated_at for member in manifest.members if member.status == "success"}
+    """The age of every member of a config, by its manifest; one that failed is as old as the files it still has."""
+    made = {member.id: member.generated_at for member in manifest.members}
     return [
         _age(
             member.id,

@@ -85,7 +85,7 @@ def read_manifest(engine: Engine, config: CollectionConfig, path: str) -> Manife
     try:
         manifest = _decode_manifest(engine, path)
         if manifest.collection_id == config.id:
-            return manifest
+            return _with_member_times(manifest)
         problem = "the file there is not its manifest"
     except FileNotFoundError:
         pass
@@ -97,6 +97,17 @@ def read_manifest(engine: Engine, config: CollectionConfig, path: str) -> Manife
         collection_id=config.id,
         manifest_path=path,
     )
+
+
+def _with_member_times(manifest: Manifest) -> Manifest:
+    """The manifest, with its own time for members if none has one: chora-compose wrote no others."""
+    if manifest.generated_at is None or any(member.generated_at for member in manifest.members):
+        return manifest
+    dated = [
+        msgspec.structs.replace(member, generated_at=manifest.generated_at) if member.status == "success" else member
+        for member in manifest.members
+    ]
+    return msgspec.structs.replace(manifest, members=dated)
 
 
 def check_replaceable(build: Build, scope: CollectionScope) -> None:
@@ -138,7 +149,7 @@ async def write_manifest(
     """
     engine, path = build.engine, manifest_path(scope.base_path)
     members_digest = digest_of(
-        [[each.member.id, each.status, each.outputs, each.context_hash] for each in built.members]
+        [[each.member.id, each.status, each.outputs, each.context_hash, each.cache_used] for each in built.members]
     )
     key = _trace_key(scope)
     known = engine.traces.find_trace(key, ManifestTrace)
@@ -149,6 +160,7 @@ async def write_manifest(
         and build.snapshot.digest(path) == known.inputs.get(path)
     ):
         return
+    built = _with_earlier_times(engine, built, path)
     document = manifest_document(built, scope, ended_by)
     data = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
     try:
@@ -162,6 +174,23 @@ async def write_manifest(
     build.snapshot.forget_file(path)
     engine.traces.add_trace(key, {path: sha256(data)}, ManifestTrace(members_digest))
     engine.changes.publish(f"manifest://{scope.config.id}")
+
+
+def _with_earlier_times(engine: Engine, built: BuiltCollection, path: str) -> BuiltCollection:
+    """The result in which a member that failed, or wasn't built, has the age of the files that it still has."""
+    if all(each.generated_at for each in built.members):
+        return built
+    try:
+        before = {member.id: member for member in read_manifest(engine, built.config, path).members}
+    except ManifestNotFound:
+        return built
+    members = [
+        each._replace(generated_at=before[each.member.id].generated_at)
+        if each.generated_at is None and each.member.id in before
+        else each
+        for each in built.members
+    ]
+    return built._replace(members=members)
 
 
 def manifest_document(
@@ -194,7 +223,7 @@ def manifest_document(
                 "generation_time_seconds": round(each.seconds, 3),
                 "cache_used": each.cache_used,
                 "context_hash": each.context_hash,
-                "error": each.error._asdict() if each.error else None,
+                "error": each.error.as_dict() if each.error else None,
             }
             for each in members
         ],

@@ -39,8 +39,10 @@ class OutputState(NamedTuple):
     known: Output | None
     action: Action
     final: bytes
-    """What it will hold: `data`, or the merge of that with a person's edit."""
+    """What it will hold: `data`, the merge of that with a person's edit, or the edit, if it is left as it is."""
     conflicts: int = 0
+    generated: bool = False
+    """Declared not to be edited."""
 
     @property
     def is_recorded(self) -> bool:
@@ -94,7 +96,7 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
     except LimitExceeded:
         pass
     known = engine.store.output(path)
-    state = OutputState(path, data, output.encoding, current, known, "refuse", data)
+    state = OutputState(path, data, output.encoding, current, known, "refuse", data, generated=output.generated)
     if not exists:
         return state._replace(action="create")
     if current == data:
@@ -112,10 +114,14 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
 
 
 def diff_output(state: OutputState) -> str:
-    """The change of an output as a unified diff; empty if none."""
-    if state.action in ("unchanged", "adopt"):
+    """What would be written over what is there, as a unified diff; empty if nothing would be.
+
+    Of a file that is left alone because a person edited it: what chora would write instead.
+    """
+    new = state.data if state.action == "refuse" else state.final
+    if state.action in ("unchanged", "adopt") or new == state.current:
         return ""
-    return merging.diff(state.path, state.current or b"", state.data)
+    return merging.diff(state.path, state.current or b"", new)
 
 
 async def write_outputs(
@@ -162,7 +168,9 @@ def _merge_edit(state: OutputState, known: Output, current: bytes) -> OutputStat
         texts = (known.base, current.decode(state.encoding), state.data.decode(state.encoding))
         if (merged := merging.merge_texts(*texts)) is not None:
             final = merged.text.encode(state.encoding)
-            return state._replace(action="merge", final=final, conflicts=merged.conflicts)
+            is_settled = final == current and not merged.conflicts and state.is_recorded
+            action: Action = "unchanged" if is_settled else "merge"
+            return state._replace(action=action, final=final, conflicts=merged.conflicts)
     return state
 
 
@@ -170,9 +178,11 @@ def _refusal(engine: Engine, state: OutputState) -> OutputEdited:
     reason = "was edited after chora wrote it" if state.known else "exists and was not written by chora"
     if state.known and engine.settings.output.on_edit == "merge":
         reason += ", and the edit can't be told apart from what was written"
+    can_merge = state.known is not None and state.known.base is not None
+    merge = "set [output] on_edit to merge, " if can_merge and engine.settings.output.on_edit == "refuse" else ""
     return OutputEdited(
         f"{state.path} {reason}; it is left as it is.",
-        "Move the file away, give another output_path, copy the change into its config, set [output] on_edit to merge, "
+        f"Move the file away, give another output_path, copy the change into its config, {merge}"
         "or declare the output `generated: true` if it isn't meant to be edited. `force` does not override an edit.",
         output_path=state.path,
         diff="(too large to compare)" if state.current is None else merging.diff(state.path, state.current, state.data),
@@ -183,7 +193,6 @@ async def _write_changed(
     engine: Engine, artifact_id: str, states: list[OutputState], fingerprint: str, written_at: str, *, force: bool
 ) -> None:
     """Write the files that change, with a record in the store before and after."""
-    keeps_base = engine.settings.output.on_edit == "merge"
 
     def record(state: OutputState, *, written: bool) -> Output:
         # Before the write, what the file holds counts as written by chora: after a crash it holds either that or the
@@ -191,7 +200,7 @@ async def _write_changed(
         current = None if state.current is None else sha256(state.current)
         before = state.known.sha256 if state.action == "merge" and state.known else current
         new = sha256(state.data)
-        base = state.known.base if state.known and not written else state.data.decode(state.encoding, "replace")
+        base = state.known.base if state.known and not written else _base_of(state)
         return Output(
             path=state.path,
             artifact_id=artifact_id,
@@ -200,7 +209,7 @@ async def _write_changed(
             fingerprint=fingerprint,
             size=len(state.data),
             written_at=written_at,
-            base=base if keeps_base else None,
+            base=base,
         )
 
     changed = [state for state in states if state.final != state.current]
@@ -215,16 +224,23 @@ async def _write_changed(
                 "Check disk space and permissions, then call again.",
                 **io_details(error, output_path=state.path),
             ) from error
-    # A file that held the text already, whoever wrote it, is chora's from now on, and a forced one counts as new. The
-    # base for later merges is kept from when the setting asks for it.
+    # A file that held the text already, whoever wrote it, is chora's from now on, and a forced one counts as new.
     unrecorded = [
-        state
-        for state in states
-        if force or state in changed or not state.is_recorded or (keeps_base and not _has_base(state))
+        state for state in states if force or state in changed or not (state.is_recorded and _has_base(state))
     ]
     if unrecorded:
         await engine.store.save_outputs([record(state, written=True) for state in unrecorded])
 
 
+def _base_of(state: OutputState) -> str | None:
+    """The text that a later edit is merged with; None for what is never merged.
+
+    It is kept whatever `on_edit` says: who sets it to merge does so because a file was edited already.
+    """
+    if state.generated or len(state.data) > merging.MERGE_LENGTH:
+        return None
+    return state.data.decode(state.encoding, "replace")
+
+
 def _has_base(state: OutputState) -> bool:
-    return state.known is not None and state.known.base is not None
+    return state.known is not None and (state.known.base is not None or _base_of(state) is None)

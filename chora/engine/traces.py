@@ -25,6 +25,8 @@ log = logging.getLogger("chora.engine")
 R = TypeVar("R", bound=msgspec.Struct)
 
 TRACES_IN_MEMORY = 50_000
+RECENT = 20
+"""Traces of one subject that are looked at for the one that is most like another key."""
 SAVE_INTERVAL = 0.2
 """Seconds for which new traces are collected before they are stored."""
 
@@ -88,6 +90,17 @@ class Traces:
                 return unsaved[-1]
         records = self._store.traces(subject)
         return self.find_trace(TraceKey(subject, records[0].key), result_type) if records else None
+
+    def recent_traces(self, subject: str, result_type: type[R]) -> list[KnownTrace[R]]:
+        """The traces of a subject under all keys that are remembered, the newest first; at most `RECENT`."""
+        found: dict[TraceKey, KnownTrace[R]] = {}
+        for newest in (self._unsaved, self._being_saved):
+            found |= {key: known for key, known in reversed(newest.items()) if key.subject == subject}
+        for record in self._store.traces(subject)[:RECENT]:
+            key = TraceKey(subject, record.key)
+            if key not in found and (known := self.find_trace(key, result_type)) is not None:
+                found[key] = known
+        return list(found.values())[:RECENT]
 
     def add_trace(self, key: TraceKey, inputs: dict[str, str], result: msgspec.Struct) -> None:
         """Keep what a build read and what it gave."""

@@ -33,6 +33,8 @@ class PlannedFile(Struct, frozen=True, kw_only=True):
     action: Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
     reasons: list[str]
     diff: str
+    conflicts: int = 0
+    """Conflicts between an edit and the new text that will be marked in it."""
 
 
 class AssemblyMetadata(Struct, frozen=True, kw_only=True):
@@ -48,6 +50,8 @@ class AssemblyMetadata(Struct, frozen=True, kw_only=True):
     warnings: list[str]
     plan: list[PlannedFile]
     """In a dry run, the planned action for each file."""
+    conflicts: list[str] = []
+    """Files in which conflicts between an edit and the new text are marked, until they are settled."""
 
 
 class AssembledArtifact(ToolResult):
@@ -94,6 +98,7 @@ async def assemble_artifact(engine: Engine, arguments: AssembleArtifact, call: C
             generated_at=result.generated_at,
             warnings=pieces.warnings,
             plan=[],
+            conflicts=result.conflicts,
         ),
     )
 
@@ -122,10 +127,13 @@ def _planned_artifact(config: ArtifactConfig, planned: list[PlannedOutput], dura
             generated_at=None,
             warnings=[],
             plan=[describe_planned_file(file) for file in planned],
+            conflicts=[file.path for file in planned if file.conflicts],
         ),
     )
 
 
 def describe_planned_file(file: PlannedOutput) -> PlannedFile:
     """The planned action for a file, as in results."""
-    return PlannedFile(path=file.path, action=file.action, reasons=file.reasons, diff=file.diff)
+    return PlannedFile(
+        path=file.path, action=file.action, reasons=file.reasons, diff=file.diff, conflicts=file.conflicts
+    )

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 from chora.catalog import FoundConfig
 from chora.engine.building import collection
 from chora.engine.building.artifact import PlannedOutput
-from chora.engine.building.build import Build
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.members import BuiltMember, PlannedMember, open_member
 from chora.engine.engine import Engine
 from chora.engine.manifest import ManifestMember, read_manifest
@@ -70,6 +70,8 @@ class MemberFailure(Struct, frozen=True):
     code: str
     message: str
     hint: str | None = None
+    diff: str = ""
+    """How a file that a person edited differs from what would be written."""
 
 
 class MemberResult(Struct, frozen=True, kw_only=True):
@@ -83,6 +85,8 @@ class MemberResult(Struct, frozen=True, kw_only=True):
     """In a dry run: why it would be built."""
     files: list[PlannedFile] = []
     """In a dry run with show_diff: the planned action for each file."""
+    conflicts: list[str] = []
+    """Files in which conflicts between an edit and the new text are marked."""
 
 
 class CollectionMetadata(Struct, frozen=True, kw_only=True):
@@ -92,6 +96,8 @@ class CollectionMetadata(Struct, frozen=True, kw_only=True):
     strategy: str
     dry_run: bool
     warnings: list[str]
+    conflicts: list[str] = []
+    """Files of all members in which conflicts between an edit and the new text are marked, until they are settled."""
 
 
 class GeneratedCollection(ToolResult):
@@ -119,38 +125,40 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
     """
     started = time.monotonic()
     parsed = find_collection(engine, arguments.collection_config_path).parsed
-    context = parse_context(arguments.context)
+    caller = CallerContext(parse_context(arguments.context))
     config: CollectionConfig = parsed.config
     forced = frozenset(arguments.force_members or ())
-    unknown = [f"{name} is not a member and can't be forced" for name in sorted(forced - _member_ids(config))]
     if arguments.dry_run:
         build = Build(engine, force=bool(arguments.force), dry=True)
-        render = bool(arguments.show_diff)
         plans = await collection.plan_collection(
-            build, parsed, context, output_path=arguments.output_path, force_members=forced, render=render
+            build, parsed, caller, output_path=arguments.output_path, force_members=forced
         )
-        shown = [_planned_member(plan) for plan in plans]
+        shown = [_planned_member(plan, show_files=bool(arguments.show_diff)) for plan in plans]
         if call.transport != "cli":
             shown = [each for each in shown if len(shown) <= MEMBERS_SHOWN or not each.cache_used][:MEMBERS_SHOWN]
         manifest_path: str | None = None
         failed = sum(plan.error is not None for plan in plans)
-        total, made, warnings = len(plans), sum(bool(plan.reasons) for plan in plans), unknown
-        cached, successful = total - made, total - failed
+        total, warnings = len(plans), list[str]()
+        cached, successful = sum(plan.cached for plan in plans), total - failed
+        made = total - cached - failed
+        conflicts = [file.path for plan in plans for file in _files_of(plan) if file.conflicts]
     else:
         build = Build(engine, force=bool(arguments.force), progress=call.progress)
         built = await collection.build_collection(
-            build, parsed, context, output_path=arguments.output_path, force_members=forced
+            build, parsed, caller, output_path=arguments.output_path, force_members=forced
         )
         # Most members of a large collection are unchanged; creating ten thousand rows to drop them takes longer than
         # building it.
         all_shown = call.transport == "cli" or len(built.members) <= MEMBERS_SHOWN
-        listed = built.members if all_shown else [each for each in built.members if not each.cache_used][:MEMBERS_SHOWN]
+        changed = (each for each in built.members if not each.cache_used or each.conflicts)
+        listed = built.members if all_shown else list(changed)[:MEMBERS_SHOWN]
         shown = [_member_result(each) for each in listed]
         manifest_path = built.manifest_path
         cached, failed, successful = built.cached, built.count("failed"), built.count("success")
         total, made = len(built.members), successful - cached
         named = [f"{each.member.id}: {warning}" for each in listed for warning in each.warnings]
-        warnings = [*unknown, *built.warnings, *named][:MEMBERS_SHOWN]
+        warnings = [*built.warnings, *named][:MEMBERS_SHOWN]
+        conflicts = built.conflicts
     truncated = len(shown) < total
     return GeneratedCollection(
         collection_id=config.id,
@@ -168,14 +176,11 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
             strategy=config.generation.strategy,
             dry_run=bool(arguments.dry_run),
             warnings=warnings,
+            conflicts=conflicts[:MEMBERS_SHOWN],
         ),
         truncated=truncated,
         resource=f"manifest://{config.id}" if truncated and manifest_path else None,
     )
-
-
-def _member_ids(config: CollectionConfig) -> set[str]:
-    return {member.id for member in config.members}
 
 
 def _member_result(built: BuiltMember) -> MemberResult:
@@ -186,19 +191,22 @@ def _member_result(built: BuiltMember) -> MemberResult:
         cache_used=built.cache_used,
         error=MemberFailure(*built.error) if built.error else None,
         output_path=built.outputs[0] if built.outputs else None,
+        conflicts=built.conflicts[:MEMBERS_SHOWN],
     )
 
 
-def _planned_member(plan: PlannedMember) -> MemberResult:
+def _planned_member(plan: PlannedMember, *, show_files: bool) -> MemberResult:
+    files = _files_of(plan)
     return MemberResult(
         id=plan.member.id,
         type=plan.member.type,
         status="failed" if plan.error else "success",
-        cache_used=not plan.reasons,
+        cache_used=plan.cached,
         error=MemberFailure(*plan.error) if plan.error else None,
         output_path=plan.files[0].path if plan.files else None,
         reasons=plan.reasons,
-        files=[describe_planned_file(file) for file in _files_of(plan)],
+        files=[describe_planned_file(file) for file in files] if show_files else [],
+        conflicts=[file.path for file in files if file.conflicts][:MEMBERS_SHOWN],
     )
 
 
@@ -353,21 +361,33 @@ async def check_collection_cache(engine: Engine, arguments: CheckCollectionCache
         exists, path = False, str(error.details["manifest_path"])
     members = [member.id for member in parsed.config.members]
     reasons: dict[str, list[str]] = {}
-    if arguments.check_member_cache is False:
+    is_checked = arguments.check_member_cache is not False
+    if not is_checked:
         stale = [] if exists else members
     else:
         plans = await collection.plan_collection(
-            build, parsed, parse_context(arguments.context), output_path=arguments.output_path, render=False
+            build,
+            parsed,
+            CallerContext(parse_context(arguments.context)),
+            output_path=arguments.output_path,
+            render=False,
         )
         reasons = {plan.member.id: plan.reasons for plan in plans if plan.reasons}
         stale = list(reasons)
+    # Unless the members were looked at, nobody knows that none is stale.
+    is_valid = exists and is_checked and not stale
     return CollectionCache(
         collection_id=parsed.config.id,
-        cache_valid=exists and not stale,
+        cache_valid=is_valid,
         manifest_exists=exists,
-        members_cached=len(members) - len(stale),
+        members_cached=len(members) - len(stale) if is_checked else 0,
         members_stale=len(stale),
         stale_members=stale,
-        recommendation="regenerate_all" if not exists else "regenerate_stale" if stale else "use_cache",
+        # Unless the members were looked at, nobody knows that none is stale.
+        recommendation="regenerate_all"
+        if not exists
+        else "use_cache"
+        if is_checked and not stale
+        else "regenerate_stale",
         metadata=CacheMetadata(manifest_path=path, last_generated=last_generated, reasons=reasons),
     )

@@ -128,7 +128,9 @@ def test_collect_plans_without_writing(run: Run, harbour: Project):
         plan = run("collect", "pack", "--plan").stdout
         assert plan.splitlines() == [
             "notice: it was never assembled",
-            "desk: sheet would be built",
+            "create: outputs/pack/notice/notice.md",
+            "desk: sheet: it was never assembled",
+            "create: outputs/pack/desk/sheet/sheet.md",
             "2 of 2 members would be built",
         ]
     run("collect", "pack")
@@ -141,7 +143,7 @@ def test_collect_plans_without_writing(run: Run, harbour: Project):
         assert "+mended" in diff
         planned = loads(run("collect", "pack", "--plan", "--json"))
     assert planned["metadata"]["dry_run"] is True
-    assert planned["members"][1]["reasons"] == ["sheet would be built"]
+    assert planned["members"][1]["reasons"] == ["sheet: configs/content/fixed.json has changed"]
 
 
 @requirement("cli.check")
@@ -163,6 +165,37 @@ def test_collect_check_exits_1_if_a_file_is_stale_or_edited(run: Run, harbour: P
     with unchanged(harbour):
         edited = run("collect", "pack", "--check", code=1)
     assert "refuse: outputs/pack/notice/notice.md" in edited.stdout
+
+
+@requirement("outputs.conflicts", "cli.check")
+def test_conflicts_fail_until_they_are_settled(run: Run, harbour: Project):
+    """`collect` and `assemble` exit 1, with and without `--check`, and say which file to look at."""
+    harbour.write("chora.toml", '[output]\non_edit = "merge"\n')
+    run("collect", "pack")
+    run("assemble", "notice")
+    places = {"assemble": "outputs/notice.md", "collect": "outputs/pack/notice/notice.md"}
+    for path in places.values():
+        harbour.write(path, "mine\n")
+    for command, path in places.items():
+        name = "pack" if command == "collect" else "notice"
+        monday = ("-c", "day=Monday")
+        assert "mine" in run(command, name, *monday, "--diff", code=1).stdout
+        assert f"{path} holds conflicts" in run(command, name, *monday, code=1).stderr
+        assert f"{path} holds conflicts" in run(command, name, *monday, code=1).stderr
+        assert "not settled" in run(command, name, *monday, "--check", code=1).stdout
+        assert loads(run(command, name, *monday, "--json", code=1))["metadata"]["conflicts"] == [path]
+        harbour.write(path, "settled\n")
+        run(command, name, *monday)
+        run(command, name, *monday, "--check")
+
+
+@requirement("cli.exit-codes")
+def test_a_member_that_does_not_exist_is_not_found(run: Run, harbour: Project):
+    """Nothing is built, and the name that is meant is said."""
+    with unchanged(harbour):
+        said = run("collect", "pack", "--member", "notcie", code=3).stderr
+    assert "no member notcie" in said
+    assert "Did you mean notice?" in said
 
 
 @requirement("cli.check")
@@ -550,4 +583,6 @@ def test_validate_a_collection(run: Run, harbour: Project):
 def test_check_counts_every_file_that_would_be_written():
     """That is every file that is neither unchanged nor adopted as equal."""
     actions = ["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
-    assert [action for action in actions if not collect_command.is_stale({"action": action})] == ["unchanged", "adopt"]
+    current = [action for action in actions if not collect_command.is_stale({"action": action, "conflicts": 0})]
+    assert current == ["unchanged", "adopt"]
+    assert collect_command.is_stale({"action": "unchanged", "conflicts": 1})

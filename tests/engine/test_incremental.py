@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from chora import settings
-from chora.engine.building.build import Build
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.collection import build_collection
 from chora.engine.engine import Engine, open_engine
 from chora.errors import ChoraError
@@ -174,7 +174,7 @@ async def build_outer(engine: Engine, output_path: str | None) -> str | None:
     """Build the collection `outer`; return the code of the failure, if any."""
     try:
         parsed = engine.catalog.open_config("collection", "outer").parsed
-        await build_collection(Build(engine), parsed, {}, output_path=output_path)
+        await build_collection(Build(engine), parsed, CallerContext({}), output_path=output_path)
     except ChoraError as error:
         return error.code
     else:

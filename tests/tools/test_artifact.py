@@ -53,6 +53,7 @@ async def test_assemble_artifact(ask: Asking, greeting: Project, context: Any, a
             "outputs": ["outputs/sheet.md"],
             "excluded_content": ["night"],
             "plan": [],
+            "conflicts": [],
         },
     }
     assert len(warnings) == 1

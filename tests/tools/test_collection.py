@@ -71,7 +71,7 @@ async def test_generate_collection(ask: Asking, harbour: Project, arguments: dic
     """Each member's files in a folder of its own, nested ones below, and a manifest."""
     result = taken(await ask("generate_collection", **PACK, **arguments), *COLLECTED)
     assert result.pop("generation_time_seconds") >= 0
-    common = {"status": "success", "cache_used": False, "error": None, "reasons": [], "files": []}
+    common = {"status": "success", "cache_used": False, "error": None, "reasons": [], "files": [], "conflicts": []}
     assert result == {
         "collection_id": "pack",
         "collection_name": "The pack",
@@ -90,6 +90,7 @@ async def test_generate_collection(ask: Asking, harbour: Project, arguments: dic
             "strategy": "parallel",
             "dry_run": False,
             "warnings": [],
+            "conflicts": [],
         },
         "truncated": False,
         "resource": None,
@@ -121,7 +122,7 @@ async def test_generate_collection_again(ask: Asking, harbour: Project):
     [
         ({"force": True}, [False, False]),
         ({"force_members": ["desk"]}, [True, False]),
-        ({"force_members": ["notice", "unknown"]}, [False, True]),
+        ({"force_members": ["notice", "notice"]}, [False, True]),
     ],
 )
 async def test_members_can_be_forced(ask: Asking, harbour: Project, arguments: dict[str, Any], cached: list[bool]):
@@ -131,14 +132,20 @@ async def test_members_can_be_forced(ask: Asking, harbour: Project, arguments: d
     assert [each["cache_used"] for each in planned["members"]] == cached
     forced = await ask("generate_collection", **PACK, **arguments)
     assert [each["cache_used"] for each in forced["members"]] == cached
-    slip = ["unknown is not a member and can't be forced"] if "unknown" in str(arguments) else []
-    assert forced["metadata"]["warnings"] == planned["metadata"]["warnings"] == slip
+    assert forced["metadata"]["warnings"] == planned["metadata"]["warnings"] == []
 
 
-async def test_names_that_are_no_members_are_listed_in_order(ask: Asking, harbour: Project):
-    """Each in a warning of its own."""
-    planned = await ask("generate_collection", **PACK, force_members=list("hgfedcba"), dry_run=True)
-    assert planned["metadata"]["warnings"] == [f"{name} is not a member and can't be forced" for name in "abcdefgh"]
+@requirement("collection.force-members.known")
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_names_that_are_no_members_are_refused(ask: Asking, harbour: Project, dry_run: bool):
+    """All of them are named, and what is like them; nothing is built."""
+    names = ["notise", *"hgfedcba"]
+    with unchanged(harbour):
+        error = await ask.refused(
+            "generate_collection", "config_not_found", **PACK, force_members=names, dry_run=dry_run
+        )
+    assert error["details"]["unknown_members"] == sorted(names)
+    assert error["hint"] == "Did you mean notice? It has notice, desk."
 
 
 @requirement("tools.generate-collection.context", "context.caller-wins", "tools.context.object-or-string")
@@ -166,7 +173,7 @@ async def test_a_dry_run_of_a_collection_reports_why(ask: Asking, harbour: Proje
         plan = taken(await ask("generate_collection", **PACK, dry_run=True), *COLLECTED)
     assert (plan["manifest_path"], plan["metadata"]["dry_run"]) == (None, True)
     assert plan["members"][0]["reasons"] == ["it was never assembled"]
-    assert plan["members"][1]["reasons"] == ["sheet would be built"]
+    assert plan["members"][1]["reasons"] == ["sheet: it was never assembled"]
     assert plan["metadata"]["regenerated_members"] == 2
     assert plan["members"][0]["files"] == []
     assert engine.store.counts()["versions"] == 0
@@ -188,10 +195,14 @@ async def test_a_dry_run_of_a_collection_reports_why(ask: Asking, harbour: Proje
 @requirement("tools.generate-collection.dry-run")
 async def test_a_dry_run_reports_members_that_would_fail(ask: Asking, harbour: Project):
     """The call itself succeeds."""
-    harbour.save(pack("pack", [member("gone"), member("notice")]))
-    plan = await ask("generate_collection", **PACK, dry_run=True)
+    harbour.save(pack("pack", [member("gone"), member("notice"), member("broken")]))
+    harbour.save(content("broken", pattern={"type": "jinja2", "template": "{{ 1 / 0 }}"}))
+    harbour.save(artifact("broken", [child("broken")]))
+    context = {"context": {"word": "open", "port": "Norrvik"}}
+    plan = await ask("generate_collection", **PACK, **context, dry_run=True)
+    assert plan["members"].pop()["error"]["code"] == "generation_failed", "found without showing files"
     assert [each["status"] for each in plan["members"]] == ["failed", "success"]
-    assert (plan["failed_members"], plan["successful_members"]) == (1, 1)
+    assert (plan["failed_members"], plan["successful_members"]) == (2, 1)
     assert plan["members"][0]["error"]["code"] == "config_not_found"
 
 
@@ -423,7 +434,7 @@ async def test_a_failed_member_leaves_the_others_alone(ask: Asking, project: Pro
 @requirement("collection.rules", "tools.generate-collection.failure")
 @pytest.mark.parametrize(
     ("rule", "required", "fails"),
-    [("no_failures", True, True), ("no_failures", False, False), ("all_members_present", True, False)],
+    [("no_failures", True, True), ("no_failures", False, False), ("all_members_present", True, True)],
 )
 async def test_a_failed_rule_fails_the_collection(
     ask: Asking, project: Project, rule: str, required: bool, fails: bool
@@ -708,7 +719,7 @@ async def test_check_collection_cache(ask: Asking, harbour: Project, arguments: 
         "metadata": {
             "manifest_path": "outputs/pack/manifest.json",
             "last_generated": None,
-            "reasons": {"notice": ["it was never assembled"], "desk": ["sheet would be built"]},
+            "reasons": {"notice": ["it was never assembled"], "desk": ["sheet: it was never assembled"]},
         },
     }
     await ask("generate_collection", **PACK)
@@ -744,14 +755,15 @@ async def test_check_collection_cache_elsewhere(ask: Asking, harbour: Project):
 
 @requirement("tools.check-collection-cache.unchecked")
 async def test_check_collection_cache_without_its_members(ask: Asking, harbour: Project):
-    """Then only the manifest counts."""
+    """Then only whether there is a manifest is known, which is no reason to use the cache."""
     before = await ask("check_collection_cache", **PACK, check_member_cache=False)
     assert (before["cache_valid"], before["recommendation"]) == (False, "regenerate_all")
     assert (before["members_cached"], before["members_stale"]) == (0, 2)
     await ask("generate_collection", **PACK)
     harbour.save(text("fixed", "mended"))
     after = await ask("check_collection_cache", **PACK, check_member_cache=False)
-    assert (after["cache_valid"], after["members_cached"], after["members_stale"]) == (True, 2, 0)
+    assert (after["cache_valid"], after["members_cached"], after["members_stale"]) == (False, 0, 0)
+    assert after["recommendation"] == "regenerate_stale"
 
 
 # -- check_freshness --------------------------------------------------------------------------------------------

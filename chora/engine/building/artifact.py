@@ -14,16 +14,18 @@ from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.compose import compose
 from chora.engine.building.encode import encode_text
 from chora.engine.building.fingerprint import artifact_fingerprint
+from chora.engine.building.key_parts import key_parts, name_changes
 from chora.engine.building.pieces import GatheredPieces, Piece, gather_pieces
 from chora.engine.building.recall import confirm_inputs, explain_stale, keep_trace, recall_trace
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
-from chora.engine.outputs import Action, check_output_path, diff_output, examine_output, write_outputs
+from chora.engine.outputs import Action, OutputState, check_output_path, diff_output, examine_output, write_outputs
 from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, CompositionFailed
 from chora.hashing import digest_of, sha256
 from chora.llm import ModelNotAsked
 from chora.model import ArtifactConfig, ArtifactOutput
+from chora.wording import quantity
 
 Status = Literal["assembled", "reassembled", "skipped"]
 Locate = Callable[[str], str]
@@ -42,6 +44,8 @@ class ArtifactTrace(Struct, frozen=True):
     warnings: list[str]
     generated_at: str
     fingerprint: str
+    key_parts: dict[str, str] = {}
+    """What the key was made of, to name what differs in another one."""
 
 
 class BuiltArtifact(NamedTuple):
@@ -60,6 +64,8 @@ class BuiltArtifact(NamedTuple):
     inputs: dict[str, str]
     reproducible: bool = True
     """Whether the files would come out the same as long as the inputs do."""
+    conflicts: list[str] = []  # noqa: RUF012 (never changed)
+    """Files in which conflicts between an edit and the new text are marked."""
 
     @property
     def output_path(self) -> str:
@@ -76,6 +82,13 @@ class PlannedOutput(NamedTuple):
     diff: str
     size: int = 0
     """Bytes it will have."""
+    conflicts: int = 0
+    """Conflicts between an edit and the new text that will be marked in it."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file holds already what it should, whoever wrote it."""
+        return self.action in ("unchanged", "adopt")
 
 
 async def build_artifact(
@@ -114,7 +127,8 @@ async def build_artifact(
         recorder.record(parsed.origin)
         outputs = _locate_outputs(build.engine, config, output_path, locate)
         pieces, texts = await _compose_texts(build, config, caller, outputs, recorder)
-        built = await _write_texts(build, key, config, outputs, pieces, texts, recorder)
+        parts = _key_parts(build, parsed, caller, output_path, locate)
+        built = await _write_texts(build, key, parts, config, outputs, pieces, texts, recorder)
     except ChoraError as error:
         _emit_event(build.engine, config, started, None, error)
         raise
@@ -155,7 +169,16 @@ async def plan_artifact(
             PlannedOutput(output.file, action, reasons, "") for output, action in zip(outputs, actions, strict=True)
         ]
     states = [examine_output(engine, output, text) for output, text in zip(outputs, texts, strict=True)]
-    return [PlannedOutput(state.path, state.action, reasons, diff_output(state), len(state.final)) for state in states]
+    return [_plan_output(state, reasons) for state in states]
+
+
+def _plan_output(state: OutputState, reasons: list[str]) -> PlannedOutput:
+    if state.conflicts and state.final == state.current:
+        verb = "is" if state.conflicts == 1 else "are"
+        reasons = [f"{quantity(state.conflicts, 'conflict')} with an edit {verb} not settled"]
+    return PlannedOutput(
+        state.path, state.action, reasons, diff_output(state), len(state.final), conflicts=state.conflicts
+    )
 
 
 async def explain_stale_artifact(
@@ -168,7 +191,13 @@ async def explain_stale_artifact(
 ) -> list[str]:
     """Why the artifact's files may differ from what a build would write now; empty if they surely don't."""
     config: ArtifactConfig = parsed.config
-    reasons = await explain_stale(build, _trace_key(build, parsed, caller, output_path, locate), ArtifactTrace)
+    parts = _key_parts(build, parsed, caller, output_path, locate)
+    reasons = await explain_stale(
+        build,
+        _trace_key(build, parsed, caller, output_path, locate),
+        ArtifactTrace,
+        lambda latest: name_changes(latest.key_parts, parts, caller.shared),
+    )
     if reasons is not None:
         return reasons
     if any(each.pending is None for each in build.engine.store.outputs_of(config.id)):
@@ -179,9 +208,20 @@ async def explain_stale_artifact(
 def _trace_key(
     build: Build, parsed: ParsedConfig, caller: CallerContext, output_path: str | None, locate: Locate | None
 ) -> TraceKey:
-    files = [output.file for output in parsed.config.metadata.outputs]
-    paths = [locate(file) for file in files] if locate else [output_path] if output_path else []
+    paths = _paths(parsed, output_path, locate)
     return TraceKey(f"artifact:{parsed.origin}", digest_of([build.settings_digest, caller.digest, paths]))
+
+
+def _key_parts(
+    build: Build, parsed: ParsedConfig, caller: CallerContext, output_path: str | None, locate: Locate | None
+) -> dict[str, str]:
+    return key_parts(build, caller, _paths(parsed, output_path, locate))
+
+
+def _paths(parsed: ParsedConfig, output_path: str | None, locate: Locate | None) -> list[str]:
+    """Where the outputs go instead of where the config says."""
+    files = [output.file for output in parsed.config.metadata.outputs]
+    return [locate(file) for file in files] if locate else [output_path] if output_path else []
 
 
 def _from_trace(config: ArtifactConfig, result: ArtifactTrace, inputs: dict[str, str]) -> BuiltArtifact:
@@ -242,6 +282,7 @@ async def _compose_texts(
 async def _write_texts(
     build: Build,
     key: TraceKey,
+    parts: dict[str, str],
     config: ArtifactConfig,
     outputs: list[ArtifactOutput],
     pieces: GatheredPieces,
@@ -260,6 +301,9 @@ async def _write_texts(
         # An artifact may read what it writes: then the next build reads something else.
         recorder.reproducible = recorder.reproducible and recorder.inputs.get(state.path, digest) == digest
         recorder.record_digest(state.path, digest)
+    conflicts = [state.path for state in written.outputs if state.conflicts]
+    if conflicts:  # looked at again by each build, until a person has settled them
+        recorder.reproducible = False
     if written.unchanged and not build.force:
         status: Status = "skipped"
     else:
@@ -275,6 +319,7 @@ async def _write_texts(
         fingerprint,
         recorder.inputs,
         recorder.reproducible,
+        conflicts,
     )
     result = ArtifactTrace(
         built.outputs,
@@ -285,6 +330,7 @@ async def _write_texts(
         trace_warnings,
         built.generated_at,
         fingerprint,
+        parts,
     )
     keep_trace(build, key, recorder, result)
     return built

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from chora import llm
-from chora.engine.building.fingerprint import settings_digest
+from chora.engine.building.fingerprint import settings_parts
 from chora.engine.building.source_texts import SourceTexts
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
 from chora.hashing import digest_of
 from chora.protocol.types import Progress
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Build:
@@ -41,8 +46,12 @@ class Build:
         self.dry = dry
         self.spend = not dry if spend is None else spend
         self.progress = progress
-        self.settings_digest = settings_digest(engine)
+        parts = settings_parts(engine)
+        self.settings_digest = digest_of(list(parts.values()))
         """Part of the key of every trace."""
+        self._known_digests: dict[int, tuple[Any, str]] = {}
+        self.settings_digests = {name: self.short_digest(value) for name, value in parts.items()}
+        """The same by setting, to name the one that has changed."""
         self.snapshot = engine.new_snapshot()
         self.budget = engine.budgets.open_budget()
         self.source_texts = SourceTexts()
@@ -54,6 +63,17 @@ class Build:
         part = copy.copy(self)
         part.force, part.progress = self.force or force, None
         return part
+
+    def short_digest(self, value: Any) -> str:
+        """A hash of plain data, long enough to notice a change; that of shared objects is computed once."""
+        identity = id(value)
+        known = self._known_digests.get(identity)
+        if known is not None:
+            return known[1]
+        digest = hashlib.sha256(_encode(value)).hexdigest()[:12]
+        if isinstance(value, dict | list):
+            self._known_digests[identity] = value, digest  # the object is kept, so that its id stays its own
+        return digest
 
     def new_recorder(self) -> InputRecorder:
         """A recorder for what one part of this build reads."""
@@ -73,15 +93,21 @@ class CallerContext:
         context: overrides everything in a config.
         reserved: names such as `collection_id` that apply where nothing else has them.
         digest: a hash of both, if it is known already.
+        shared: the names that a collection's shared context gives.
     """
 
-    __slots__ = ("_digest", "context", "reserved")
+    __slots__ = ("_digest", "context", "reserved", "shared")
 
     def __init__(
-        self, context: dict[str, Any], reserved: dict[str, str] | None = None, digest: str | None = None
+        self,
+        context: dict[str, Any],
+        reserved: dict[str, str] | None = None,
+        digest: str | None = None,
+        shared: frozenset[str] = frozenset(),
     ) -> None:
         self.context = context
         self.reserved = reserved or {}
+        self.shared = shared
         self._digest = digest
 
     @property
@@ -92,7 +118,8 @@ class CallerContext:
 
     def with_reserved(self, **reserved: str) -> CallerContext:
         """The same with more reserved names."""
-        return CallerContext(self.context, {**self.reserved, **reserved}, digest_of([self.digest, reserved]))
+        digest = digest_of([self.digest, reserved])
+        return CallerContext(self.context, {**self.reserved, **reserved}, digest, self.shared)
 
     @property
     def all_names(self) -> dict[str, Any]:

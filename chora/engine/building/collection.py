@@ -14,7 +14,8 @@ import trio
 
 from chora.concurrency import for_each_bounded
 from chora.config_parsing import ParsedConfig
-from chora.engine.building.build import Build
+from chora.config_parsing.cross_checks import COLLECTION_RULES
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.context import deep_merge
 from chora.engine.building.members import (
     BuiltCollection,
@@ -30,10 +31,18 @@ from chora.engine.building.members import (
 from chora.engine.engine import Engine
 from chora.engine.manifest import CANCELLED, MANIFEST, check_replaceable, manifest_path, write_manifest
 from chora.engine.outputs import check_output_path
-from chora.errors import ChoraError, CircularReference, CompositionFailed, MaxDepthExceeded, ValidationFailed
+from chora.errors import (
+    ChoraError,
+    CircularReference,
+    CompositionFailed,
+    ConfigNotFound,
+    MaxDepthExceeded,
+    ValidationFailed,
+)
 from chora.hashing import digest_of
 from chora.model import CollectionConfig, Member
 from chora.render import RenderFailed, RenderJob
+from chora.wording import find_nearest
 
 log = logging.getLogger("chora.engine")
 
@@ -47,7 +56,7 @@ CHECKPOINT_INTERVAL = 200
 async def build_collection(
     build: Build,
     parsed: ParsedConfig,
-    context: dict[str, Any],
+    caller: CallerContext,
     *,
     output_path: str | None = None,
     force_members: frozenset[str] = frozenset(),
@@ -57,12 +66,13 @@ async def build_collection(
     Args:
         build: the build it is part of.
         parsed: the collection config.
-        context: the caller's context.
+        caller: the caller's context.
         output_path: replaces the config's base path.
         force_members: members to build again, changed or not.
 
     Raises:
         CircularReference, MaxDepthExceeded: collections contain one another, or nest too deep; nothing was built.
+        ConfigNotFound: `force_members` names what is no member; nothing was built.
         CompositionFailed: the shared context or the base path can't be resolved, or a required member failed; in the
             latter case the manifest is written and says which.
         OutputEdited: where the manifest belongs is a file that chora didn't write; nothing was built.
@@ -76,7 +86,8 @@ async def build_collection(
     started = time.monotonic()
     try:
         check_nesting(engine, parsed)
-        scope = await _resolve_scope(build, parsed, context, output_path)
+        _check_forced(config, force_members)
+        scope = await _resolve_scope(build, parsed, caller, output_path)
         if config.output.manifest:
             check_replaceable(build, scope)
         async with engine.write_locks(f"collection:{parsed.origin}:{scope.base_path}"):
@@ -92,7 +103,7 @@ async def build_collection(
 async def plan_collection(
     build: Build,
     parsed: ParsedConfig,
-    context: dict[str, Any],
+    caller: CallerContext,
     *,
     output_path: str | None = None,
     force_members: frozenset[str] = frozenset(),
@@ -102,21 +113,22 @@ async def plan_collection(
 
     Args:
         build: a dry build.
-        parsed, context, output_path, force_members: as for `build_collection`.
+        parsed, caller, output_path, force_members: as for `build_collection`.
         render: also generate the texts in memory, to say what would happen to each file.
 
     Raises:
         as `build_collection`, except for failed members and rules: a failure is part of the member's plan.
     """
     check_nesting(build.engine, parsed)
-    scope = await _resolve_scope(build, parsed, context, output_path)
+    _check_forced(parsed.config, force_members)
+    scope = await _resolve_scope(build, parsed, caller, output_path)
     if scope.config.output.manifest:
         check_replaceable(build, scope)
 
     async def plan_nested(
-        part: Build, nested: ParsedConfig, nested_context: dict[str, Any], base_path: str | None
+        part: Build, nested: ParsedConfig, nested_caller: CallerContext, base_path: str | None
     ) -> list[PlannedMember]:
-        return await plan_collection(part, nested, nested_context, output_path=base_path, render=render)
+        return await plan_collection(part, nested, nested_caller, output_path=base_path, render=render)
 
     builder = MemberBuilder(build, scope, force_members, _claimed_files(scope))
     plans: list[PlannedMember] = []
@@ -126,6 +138,22 @@ async def plan_collection(
         if number % CHECKPOINT_INTERVAL == CHECKPOINT_INTERVAL - 1:
             await trio.lowlevel.checkpoint()
     return plans
+
+
+def _check_forced(config: CollectionConfig, force_members: frozenset[str]) -> None:
+    """Refuse to force what is no member: nobody would notice that nothing was built again."""
+    members = [member.id for member in config.members]
+    unknown = sorted(force_members.difference(members))
+    if not unknown:
+        return
+    near = [name for each in unknown[:10] for name in find_nearest(each, members, 1)]
+    meant = f"Did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
+    raise ConfigNotFound(
+        f"{config.id} has no member {', '.join(unknown[:10])}{' …' * (len(unknown) > 10)}; nothing was built.",
+        f"{meant}It has {', '.join(members[:20])}{' …' * (len(members) > 20)}.",
+        collection_id=config.id,
+        unknown_members=unknown[:100],
+    )
 
 
 def check_nesting(engine: Engine, parsed: ParsedConfig) -> int:
@@ -173,7 +201,7 @@ async def find_manifest_path(build: Build, parsed: ParsedConfig, output_path: st
     if output_path is None and "{" not in parsed.config.output.base_path:
         output_path = parsed.config.output.base_path
     if output_path is None:
-        return manifest_path((await _resolve_scope(build, parsed, {}, None)).base_path)
+        return manifest_path((await _resolve_scope(build, parsed, CallerContext({}), None)).base_path)
     return check_output_path(build.engine, manifest_path(output_path))
 
 
@@ -264,14 +292,16 @@ class _CollectionBuild:
         members = [
             self._results.get(member.id) or BuiltMember(member, "skipped", error=ended_by) for member in config.members
         ]
+        rules = [] if ended_by else _check_rules(config, members)
+        unchecked = [rule.type for rule in config.validation.rules if rule.type not in COLLECTION_RULES]
         built = BuiltCollection(
             config,
             self._scope.base_path,
             manifest_path(self._scope.base_path) if config.output.manifest else None,
             members,
             time.monotonic() - started,
-            self._scope.warnings,
-            [] if ended_by else _check_rules(config, members),
+            [*self._scope.warnings, *(f"there is no rule {name}, so it wasn't checked" for name in unchecked)],
+            rules,
         )
         if config.output.manifest:
             await write_manifest(self._build, self._scope, built, ended_by)
@@ -279,9 +309,9 @@ class _CollectionBuild:
 
 
 async def _build_nested(
-    build: Build, parsed: ParsedConfig, context: dict[str, Any], base_path: str | None
+    build: Build, parsed: ParsedConfig, caller: CallerContext, base_path: str | None
 ) -> BuiltCollection:
-    return await build_collection(build, parsed, context, output_path=base_path)
+    return await build_collection(build, parsed, caller, output_path=base_path)
 
 
 def _open_nested(engine: Engine, member: Member) -> ParsedConfig | None:
@@ -292,16 +322,18 @@ def _open_nested(engine: Engine, member: Member) -> ParsedConfig | None:
 
 
 async def _resolve_scope(
-    build: Build, parsed: ParsedConfig, context: dict[str, Any], output_path: str | None
+    build: Build, parsed: ParsedConfig, caller: CallerContext, output_path: str | None
 ) -> CollectionScope:
     """Resolve the shared context and the base path."""
     config: CollectionConfig = parsed.config
+    context = caller.context
     shared, warnings = await resolve_shared_context(build, config.id, config.context.shared)
     base_path = output_path or await _resolve_base_path(build.engine, config, deep_merge(shared, context))
     checked = check_output_path(build.engine, manifest_path(base_path))
     base_path = checked.removesuffix(MANIFEST).rstrip("/") or "."
     digest = scope_digest(build.settings_digest, config, base_path, shared, context)
-    return CollectionScope(parsed, base_path, shared, digest, context, warnings)
+    names = caller.shared | shared.keys() - context.keys()
+    return CollectionScope(parsed, base_path, shared, digest, context, warnings, frozenset(names))
 
 
 async def _resolve_base_path(engine: Engine, config: CollectionConfig, context: dict[str, Any]) -> str:
@@ -336,10 +368,12 @@ def _ended_by(error: BaseException) -> MemberError:
 
 
 def _check_rules(config: CollectionConfig, members: list[BuiltMember]) -> list[RuleResult]:
-    present = all(built.status == "success" for built in members if built.member.required)
+    present = all(built.status == "success" for built in members)  # optional ones too: they may fail, not be present
     clean = all(built.status != "failed" for built in members)
     holds = {"all_members_present": present, "no_failures": clean}
-    return [RuleResult(rule.type, holds.get(rule.type, True), rule.required) for rule in config.validation.rules]
+    return [
+        RuleResult(rule.type, holds[rule.type], rule.required) for rule in config.validation.rules if rule.type in holds
+    ]
 
 
 def _raise_failures(built: BuiltCollection) -> None:

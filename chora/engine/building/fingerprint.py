@@ -8,6 +8,7 @@ generator with its version, and how undefined names are treated.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from chora.engine.engine import Engine
 from chora.generators.generator import GenerationJob
@@ -30,18 +31,16 @@ def artifact_fingerprint(texts: Sequence[bytes], version_ids: Sequence[str | Non
     return digest_of([FORMAT_VERSION, [sha256(text) for text in texts], version_ids])
 
 
-def settings_digest(engine: Engine) -> str:
-    """The hash of everything that decides a result besides its config, its context and its inputs."""
+def settings_parts(engine: Engine) -> dict[str, Any]:
+    """Everything that decides a result besides its config, its context and its inputs: settings, and the version."""
     settings = engine.settings
-    return digest_of(
-        [
-            FORMAT_VERSION,
-            settings.templates.undefined,
-            settings.configs.rules,
-            settings.paths.templates,
-            engine.catalog.root,
-            settings.llm.model,
-            [source_digest(composer) for composer in engine.composers.values()],
-            settings.output.on_edit,
-        ]
-    )
+    return {
+        "version": FORMAT_VERSION,
+        "templates.undefined": settings.templates.undefined,
+        "configs.rules": settings.configs.rules,
+        "paths.templates": settings.paths.templates,
+        "paths.configs": engine.catalog.root,
+        "llm.model": settings.llm.model,
+        "plugins.composers": [source_digest(composer) for composer in engine.composers.values()],
+        "output.on_edit": settings.output.on_edit,
+    }

@@ -22,12 +22,14 @@ from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
 from chora.engine.outputs import check_output_path
 from chora.engine.traces import TraceKey
-from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, GenerationFailed
+from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, GenerationFailed, OutputEdited
 from chora.hashing import digest_of
 from chora.model import CollectionConfig, Member, Sources
 from chora.sources.source import SERVER_ERRORS, SourceAccess
 
 Status = Literal["success", "failed", "skipped"]
+NESTED_SHOWN = 5
+"""Members of a nested collection whose reasons are those of the collection."""
 
 
 class MemberError(NamedTuple):
@@ -36,10 +38,16 @@ class MemberError(NamedTuple):
     code: str
     message: str
     hint: str | None = None
+    diff: str = ""
+    """How a file that was left alone, because a person edited it, differs from what would be written."""
 
     @classmethod
     def from_error(cls, error: ChoraError) -> MemberError:
-        return cls(error.code, error.message, error.hint)
+        return cls(error.code, error.message, error.hint, error.details.get("diff", ""))
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The error as a manifest has it."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
 class BuiltMember(NamedTuple):
@@ -56,6 +64,8 @@ class BuiltMember(NamedTuple):
     warnings: list[str] = []  # noqa: RUF012
     nested: BuiltCollection | None = None
     """A nested collection's own result."""
+    conflicts: list[str] = []  # noqa: RUF012
+    """Files in which conflicts between an edit and the new text are marked."""
 
 
 class BuiltCollection(NamedTuple):
@@ -75,6 +85,10 @@ class BuiltCollection(NamedTuple):
     @property
     def cached(self) -> int:
         return sum(built.cache_used for built in self.members)
+
+    @property
+    def conflicts(self) -> list[str]:
+        return [path for built in self.members for path in built.conflicts]
 
     @property
     def generated_at(self) -> str | None:
@@ -100,6 +114,8 @@ class PlannedMember(NamedTuple):
     files: list[PlannedOutput]
     error: MemberError | None = None
     nested: list[PlannedMember] = []  # noqa: RUF012
+    cached: bool = False
+    """Whether its files are as they would be written; then the build counts it as from the cache."""
 
 
 class MemberTrace(Struct, frozen=True):
@@ -123,6 +139,8 @@ class CollectionScope(NamedTuple):
     context: dict[str, Any]
     """The caller's context, which overrides everything."""
     warnings: list[str]
+    shared_names: frozenset[str] = frozenset()
+    """Names that its shared context gives, or that of a collection it is in."""
 
     @property
     def config(self) -> CollectionConfig:
@@ -133,8 +151,8 @@ class SharedContextFailed(CompositionFailed):
     """A source of a shared context that has no value."""
 
 
-BuildNested = Callable[[Build, ParsedConfig, dict[str, Any], str | None], Awaitable[BuiltCollection]]
-PlanNested = Callable[[Build, ParsedConfig, dict[str, Any], str | None], Awaitable[list[PlannedMember]]]
+BuildNested = Callable[[Build, ParsedConfig, CallerContext, str | None], Awaitable[BuiltCollection]]
+PlanNested = Callable[[Build, ParsedConfig, CallerContext, str | None], Awaitable[list[PlannedMember]]]
 
 
 class MemberBuilder:
@@ -235,7 +253,7 @@ class MemberBuilder:
         recorder = build.new_recorder()
         parsed = open_member(self._engine, member, recorder.record).parsed
         if member.type == "collection":
-            nested = await build_nested(build, parsed, caller.context, self._nested_base_path(member))
+            nested = await build_nested(build, parsed, caller, self._nested_base_path(member))
             return _nested_result(member, nested)
         locate = self._claim_outputs(member, parsed)
         built = await build_artifact(build, parsed, caller, locate=locate)
@@ -249,29 +267,50 @@ class MemberBuilder:
             keep_trace(build, key, recorder, MemberTrace(built.outputs, built.generated_at, context_hash, warnings))
         cached = built.status == "skipped"
         return BuiltMember(
-            member, "success", cached, None, built.outputs, built.generated_at, context_hash, 0.0, warnings
+            member,
+            "success",
+            cached,
+            None,
+            built.outputs,
+            built.generated_at,
+            context_hash,
+            0.0,
+            warnings,
+            conflicts=built.conflicts,
         )
 
     async def _plan_member(self, member: Member, plan_nested: PlanNested, *, render: bool) -> PlannedMember:
         build = self._build.derive(force=self._is_forced(member))
         if await self.recall_member(member):
-            return PlannedMember(member, [], [])
+            return PlannedMember(member, [], [], cached=True)
         caller, _ = await self._member_context(build, member)
         parsed = open_member(self._engine, member).parsed
         if member.type == "collection":
-            nested = await plan_nested(build, parsed, caller.context, self._nested_base_path(member))
-            stale = [each.member.id for each in nested if each.reasons]
-            reasons = [f"{', '.join(stale[:5])} would be built"] if stale else []
-            return PlannedMember(member, reasons, [], None, nested)
+            nested = await plan_nested(build, parsed, caller, self._nested_base_path(member))
+            stale = [each for each in nested if each.reasons]
+            reasons = [f"{each.member.id}: {'; '.join(each.reasons)}" for each in stale[:NESTED_SHOWN]]
+            if len(stale) > NESTED_SHOWN:
+                reasons.append(f"and {len(stale) - NESTED_SHOWN} more")
+            return PlannedMember(member, reasons, [], None, nested, all(each.cached for each in nested))
         locate = self._claim_outputs(member, parsed)
         if build.force:
             reasons = ["force is set"]
         else:
             reasons = await explain_stale_artifact(build, parsed, caller, locate=locate)
         if not reasons:
-            return PlannedMember(member, [], [])
-        files = await plan_artifact(build, parsed, caller, locate=locate) if render else []
-        return PlannedMember(member, reasons, files)
+            return PlannedMember(member, [], [], cached=True)
+        if not render:
+            return PlannedMember(member, reasons, [])
+        files = await plan_artifact(build, parsed, caller, locate=locate)
+        edited = next((file for file in files if file.action == "refuse"), None)
+        error = edited and MemberError(
+            OutputEdited.code,
+            f"{edited.path} was edited, or isn't chora's; it would be left as it is.",
+            "`chora edits` shows what was edited, and settles it.",
+            edited.diff,
+        )
+        current = not build.force and all(file.is_current for file in files)
+        return PlannedMember(member, reasons, files, error, cached=current)
 
     async def _member_context(self, build: Build, member: Member) -> tuple[CallerContext, list[str]]:
         """The context of a member, by the propagation mode and with the caller's over all, and warnings."""
@@ -286,7 +325,9 @@ class MemberBuilder:
             case "isolate":
                 context = own
         names = {"collection_id": self._config.id, "collection_name": self._config.name, "member_id": member.id}
-        return CallerContext(deep_merge(context, self._scope.context), names), warnings
+        given = self._scope.context
+        shared_names = self._scope.shared_names & (context.keys() | given.keys()) - (own.keys() - given.keys())
+        return CallerContext(deep_merge(context, given), names, shared=frozenset(shared_names)), warnings
 
     def _nested_base_path(self, member: Member) -> str | None:
         """Where a nested collection goes; None for where its own config says."""
@@ -381,5 +422,15 @@ def _nested_result(member: Member, nested: BuiltCollection) -> BuiltMember:
     hashes = digest_of([[built.member.id, built.context_hash] for built in nested.members])
     cached = nested.cached == len(nested.members)
     return BuiltMember(
-        member, "success", cached, None, outputs, nested.generated_at, hashes, 0.0, nested.warnings, nested
+        member,
+        "success",
+        cached,
+        None,
+        outputs,
+        nested.generated_at,
+        hashes,
+        0.0,
+        nested.warnings,
+        nested,
+        nested.conflicts,
     )

@@ -7,11 +7,14 @@ stored version is the one that would be made. `force` passes over both.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
 from chora.engine.building.build import Build
+from chora.engine.building.key_parts import PLACE_CHANGED
 from chora.engine.inputs import InputRecorder
 from chora.engine.traces import KnownTrace, TraceKey
 from chora.store.records import Version
@@ -44,17 +47,25 @@ def keep_trace(build: Build, key: TraceKey, recorder: InputRecorder, result: msg
         build.engine.traces.add_trace(key, recorder.inputs, result)
 
 
-async def explain_stale(build: Build, key: TraceKey, result_type: type[R]) -> list[str] | None:
-    """Why the result under a key doesn't stand, empty if it does; None if it was never built."""
+async def explain_stale(
+    build: Build, key: TraceKey, result_type: type[R], name_changes: Callable[[R], list[str]]
+) -> list[str] | None:
+    """Why the result under a key doesn't stand, empty if it does; None if it was never built.
+
+    Args:
+        build, key, result_type: the result.
+        name_changes: names what differs between the key of another result and this one.
+    """
     traces = build.engine.traces
     known = traces.find_trace(key, result_type)
     if known is not None:
         return [change.reason for change in await build.snapshot.find_changes(known.inputs)]
-    latest = traces.latest_trace(key.subject, result_type)
-    if latest is None:
+    recent = traces.recent_traces(key.subject, result_type)
+    if not recent:
         return None
+    # An artifact may be a member in several places: the build that is most like this one is the earlier one.
+    differences = [(name_changes(known.result), known) for known in recent]
+    _, latest = min(differences, key=lambda each: (PLACE_CHANGED in each[0], len(each[0]) or math.inf))
     changes = await build.snapshot.find_changes(latest.inputs)
-    return [
-        "the context, the location or a setting has changed, or chora was updated",
-        *(change.reason for change in changes),
-    ]
+    named = name_changes(latest.result) or ["the context, the location or a setting has changed, or chora was updated"]
+    return [*named, *(change.reason for change in changes)]

@@ -913,8 +913,15 @@ async def test_conflicting_changes_are_marked(lines: Project, engine: Engine):
         assert lines.read(SHEET) == marked(theirs)
         (warning,) = made.pieces.warnings
         assert warning == f"{SHEET} was edited by hand; the edit was merged, with 1 conflict marked in it"
-    assert (await run(engine, context={"a": "C"})).status == "skipped"
+        assert made.conflicts == [SHEET]
+    again = await run(engine, context={"a": "C"})
+    assert (again.status, again.conflicts) == ("skipped", [SHEET]), "until it is settled"
+    report = await planned(engine, context={"a": "C"})
+    assert (report.action, report.reasons, report.conflicts) == ("merge", ["1 conflict with an edit is not settled"], 1)
+    assert report.diff == "", "nothing would be written"
     lines.write(SHEET, "one ours\ntwo\nthree, edited\nfour\nfive \n")
+    assert (await run(engine, context={"a": "C"})).conflicts == []
+    assert (await planned(engine, context={"a": "C"})).action == "unchanged"
     await run(engine, context={"a": "C", "b": "B"})
     assert lines.read(SHEET) == "one ours\ntwo\nthree, edited\nfour\nfive B\n"
 
@@ -930,10 +937,41 @@ async def test_the_same_change_on_both_sides_is_no_conflict(lines: Project, engi
     assert lines.read(SHEET).startswith("one B\n")
 
 
-async def test_an_edit_cannot_be_merged_without_its_base(lines: Project, engine: Engine):
-    """The file was written before merging was switched on; the error says so, and the base is kept from then on."""
+@requirement("outputs.merge.base")
+@pytest.mark.parametrize("mode", ["refuse", "overwrite"])
+async def test_an_edit_can_be_merged_that_was_made_before_merging_was_asked_for(
+    lines: Project, engine: Engine, mode: str
+):
+    """The base is kept whatever the setting says: who changes it does so because of an edit."""
+    on_edit(engine, mode)
     await run(engine)
+    lines.write(SHEET, "one \ntwo\nthree, edited\nfour\nfive \n")
+    if mode == "refuse":
+        with pytest.raises(OutputEdited) as failed:
+            await run(engine, context={"a": "A"})
+        assert "set [output] on_edit to merge" in (failed.value.hint or "")
+    on_edit(engine, "merge")
+    await run(engine, context={"a": "A"})
+    assert lines.read(SHEET) == "one A\ntwo\nthree, edited\nfour\nfive \n"
+
+
+@requirement("outputs.merge.base")
+async def test_a_file_that_is_never_merged_has_no_base(lines: Project, engine: Engine):
+    """A generated one, and one too long to be compared."""
+    lines.save(artifact("sheet", [child("body")], out(SHEET, generated=True)))
+    await run(engine)
+    assert known(engine).base is None
+    assert (await run(engine)).status == "skipped"
+
+
+async def test_an_edit_cannot_be_merged_without_its_base(lines: Project, engine: Engine):
+    """The file was written by a version that kept none; the error doesn't advise it, and it is kept from then on."""
+    await run(engine)
+    await engine.store.save_outputs([msgspec.structs.replace(known(engine), base=None)])
     lines.write(SHEET, "edited")
+    with pytest.raises(OutputEdited) as refused:
+        await run(engine, context={"a": "A"})
+    assert "merge" not in (refused.value.hint or "")
     on_edit(engine, "merge")
     with unchanged(lines), pytest.raises(OutputEdited, match="the edit can't be told apart"):
         await run(engine, context={"a": "A"})
@@ -1246,6 +1284,8 @@ async def test_a_plan_says_what_happens_to_a_file(
     else:
         assert "configs/content/two.json has changed" in reported.reasons
     assert bool(reported.diff) is (action != "adopt")
+    if action == "merge":
+        assert [line for line in reported.diff.splitlines() if line[:1] in "+-"][2:] == ["-Two", "+New"]
     if action == "refuse":
         with unchanged(sheet), pytest.raises(OutputEdited, match="was edited after chora wrote it"):
             await run(engine)
@@ -1295,15 +1335,15 @@ async def test_a_stale_artifact_says_why(sheet: Project, engine: Engine):
     assert await why(engine) == ["it was never assembled"]
     await run(engine)
     assert await why(engine) == []
-    another = "the context, the location or a setting has changed, or chora was updated"
-    assert await why(engine, {"x": 1}) == [another]
-    assert await why(engine, output_path="else.md") == [another]
+    assert await why(engine, {"x": 1}) == ["context `x` is new"]
+    assert await why(engine, output_path="else.md") == ["its files go to another place"]
     sheet.write("data.json", "2")
     assert await why(engine) == ["data.json has changed"]
-    assert await why(engine, {"x": 1}) == [another, "data.json has changed"]
+    assert await why(engine, {"x": 1}) == ["context `x` is new", "data.json has changed"]
     (sheet.root / SHEET).unlink()
     assert await why(engine) == ["data.json has changed", f"{SHEET} is gone"]
     on_edit(engine, "merge")
+    another = "the setting output.on_edit has changed"
     assert await why(engine) == [another, "data.json has changed", f"{SHEET} is gone"]
 
 

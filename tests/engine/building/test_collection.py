@@ -21,7 +21,7 @@ from trio.testing import MockClock
 from chora import locks, settings
 from chora.disk import make_folder
 from chora.engine.building import collection as module
-from chora.engine.building.build import Build
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.collection import build_collection, check_nesting, plan_collection
 from chora.engine.building.members import BuiltCollection
 from chora.engine.engine import Engine, open_engine
@@ -31,6 +31,7 @@ from chora.errors import (
     ChoraError,
     CircularReference,
     CompositionFailed,
+    ConfigNotFound,
     ManifestNotFound,
     MaxDepthExceeded,
     OutputEdited,
@@ -110,12 +111,13 @@ async def build(
     options = {name: rest.pop(name) for name in ("force", "progress") if name in rest}
     parsed = engine.catalog.open_config("collection", id).parsed
     with trio.fail_after(PATIENCE):
-        return await build_collection(Build(engine, **options), parsed, context or {}, **rest)
+        return await build_collection(Build(engine, **options), parsed, CallerContext(context or {}), **rest)
 
 
 async def planned(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Any:
     parsed = engine.catalog.open_config("collection", id).parsed
-    return await plan_collection(Build(engine, dry=True, force=rest.pop("force", False)), parsed, context or {}, **rest)
+    build = Build(engine, dry=True, force=rest.pop("force", False))
+    return await plan_collection(build, parsed, CallerContext(context or {}), **rest)
 
 
 def manifest(project: Project, path: str = "outputs/pack") -> dict[str, Any]:
@@ -633,7 +635,7 @@ async def test_a_manifest_describes_every_member(project: Project, engine: Engin
         nested("in", "inner"),
         member("gone", required=False),
     ]
-    rules = [{"type": "all_members_present"}, {"type": "no_failures", "required": False}]
+    rules = [{"type": "all_members_present", "required": False}, {"type": "no_failures", "required": False}]
     shared = {"shared": inline(port="Norrvik")}
     project.save(pack(members, context=shared, validation={"rules": rules}))
     await build(engine)
@@ -735,6 +737,149 @@ async def test_times_are_kept_when_the_traces_are_lost(project: Project):
         assert second.cached == 2
         assert [built.generated_at for built in second.members] == [built.generated_at for built in first.members]
         assert second.generated_at == first.generated_at
+
+
+@requirement("manifest.this-run")
+async def test_a_manifest_tells_of_this_run(project: Project, engine: Engine):
+    """Also when everything came from the cache; then once, not each time."""
+    project.save(*sheet("one", "x"), *sheet("two", "y"), pack([member("one"), member("two")]))
+    await build(engine)
+    assert manifest(project)["cache_stats"]["cache_hits"] == 0
+    for _ in range(2):
+        await build(engine)
+        assert manifest(project)["cache_stats"] == {
+            "total_members": 2,
+            "cache_hits": 2,
+            "cache_misses": 0,
+            "cache_hit_rate": 1.0,
+        }
+        assert states(project) == {"one": ("success", True, None), "two": ("success", True, None)}
+    await build(engine, force_members=frozenset(["two"]))
+    assert states(project) == {"one": ("success", True, None), "two": ("success", False, None)}
+
+
+@requirement("freshness.failed")
+async def test_a_member_that_fails_keeps_the_age_of_its_files(project: Project, engine: Engine):
+    """It was made, and what was made is still there; so does one that a later failure left out."""
+    project.save(*sheet("one", "x"), *sheet("two", "y"), pack([member("one"), member("two", required=False)]))
+    await build(engine)
+    first = {each["id"]: each["generated_at"] for each in manifest(project)["members"]}
+    project.write("outputs/pack/two/two.md", "edited")
+    project.save(*sheet("two", "changed"))
+    for _ in range(2):
+        made = await build(engine)
+        assert made.members[1].error is not None
+        assert "-edited" in made.members[1].error.diff
+        assert "+changed" in made.members[1].error.diff
+        assert {each["id"]: each["generated_at"] for each in manifest(project)["members"]} == first
+    assert set(manifest(project)["members"][1]["error"]) == {"code", "message", "hint"}
+
+
+REASONS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
+    ("a shared name", {"season": "summer"}, {"season": "winter"}, ["shared context `season` has changed"]),
+    ("a new shared name", {}, {"season": "winter"}, ["shared context `season` is new"]),
+    ("a name that is gone", {"season": "summer"}, {}, ["context `season` is gone"]),
+    (
+        "two of three names",
+        {"a": 1, "b": [1], "c": {"d": 1}},
+        {"a": 1, "b": [2], "c": {"d": 2}},
+        ["shared context `b` has changed", "shared context `c` has changed"],
+    ),
+    (
+        "very many names",
+        {f"n{number}": 1 for number in range(15)},
+        {f"n{number}": 2 for number in range(15)},
+        [*(f"shared context `n{number}` has changed" for number in range(10)), "and 5 more"],
+    ),
+]
+
+
+@requirement("reasons.named")
+@pytest.mark.parametrize(("before", "now", "reasons"), [row[1:] for row in REASONS], ids=[row[0] for row in REASONS])
+async def test_a_reason_names_what_has_changed(
+    project: Project, engine: Engine, before: dict[str, Any], now: dict[str, Any], reasons: list[str]
+):
+    """Of the shared context, also for members of nested collections."""
+
+    def collections(values: dict[str, Any]) -> list[dict[str, Any]]:
+        shared = {"shared": {"sources": [{"type": "inline_data", "data": values}]}}
+        inner = pack([member("one")], "inner")
+        return [
+            inner,
+            pack([member("two"), nested("in", "inner")], "mid"),
+            pack([member("one"), nested("mid")], context=shared),
+        ]
+
+    project.save(*sheet("one", "{{ season }}"), *sheet("two", "y"), *collections(before))
+    await build(engine)
+    project.save(*collections(now))
+    plans = {plan.member.id: plan.reasons for plan in await planned(engine)}
+    said = "; ".join(reasons)
+    assert plans == {"one": reasons, "mid": [f"two: {said}", f"in: one: {said}"]}
+
+
+@requirement("reasons.named")
+async def test_a_reason_names_whose_context_has_changed(project: Project, engine: Engine):
+    """The member's own, the caller's, a setting, the place, and the version of chora."""
+    own: dict[str, Any] = {
+        "overrides": {"one": {"word": "a"}},
+        "shared": {"sources": [{"type": "inline_data", "data": {"word": "s"}}]},
+    }
+    project.save(*sheet("one", "x"), pack([member("one")], context=own))
+    await build(engine)
+    own["overrides"]["one"]["word"] = "b"
+    project.save(pack([member("one")], context=own))
+    assert (await planned(engine))[0].reasons == ["context `word` has changed"]
+    await build(engine)
+    assert (await planned(engine, context={"word": "c"}))[0].reasons == ["context `word` has changed"]
+    assert (await planned(engine, output_path="else"))[0].reasons == ["its files go to another place"]
+    engine.settings = msgspec.structs.replace(engine.settings, llm=settings.LlmSettings(model="other"))
+    assert (await planned(engine))[0].reasons == ["the setting llm.model has changed"]
+
+
+@requirement("plan.as-built")
+async def test_a_plan_counts_what_the_run_counts(project: Project, engine: Engine):
+    """A member whose inputs have changed and whose files haven't is from the cache, in both."""
+    word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt"}
+    project.write("word.txt", "one")
+    project.save(*sheet("one", "the same", sources=[word]), pack([member("one"), nested("in", "inner")]))
+    project.save(pack([member("one")], "inner"))
+    await build(engine)
+    project.write("word.txt", "two")
+    plans = await planned(engine)
+    assert [(plan.reasons, plan.cached) for plan in plans] == [
+        (["word.txt has changed"], True),
+        (["one: word.txt has changed"], True),
+    ]
+    assert cached(await build(engine)) == ["one", "in"]
+    assert [plan.cached for plan in await planned(engine, force=True)] == [False, False]
+
+
+@requirement("cli.plan")
+async def test_a_plan_finds_what_a_check_finds(project: Project, engine: Engine):
+    """A file that would be left alone, a text that can't be generated."""
+    project.save(*sheet("one", "x"), *sheet("two", "y"), pack([member("one"), member("two")]))
+    await build(engine)
+    project.write("outputs/pack/one/one.md", "edited")
+    project.save(content("two", pattern={"type": "jinja2", "template": "{{ 1 / 0 }}"}))
+    one, two = await planned(engine)
+    assert (one.error.code, [file.action for file in one.files]) == ("output_edited", ["refuse"])
+    assert two.error.code == "generation_failed"
+
+
+@requirement("outputs.conflicts")
+async def test_a_conflict_is_reported_until_it_is_settled(project: Project, engine: Engine):
+    """By each run, in nested collections too, however much came from the cache."""
+    engine.settings = msgspec.structs.replace(engine.settings, output=settings.OutputSettings(on_edit="merge"))
+    project.save(*sheet("one", "x"), pack([member("one")], "inner"), pack([nested("in", "inner")]))
+    await build(engine)
+    path = "outputs/pack/in/one/one.md"
+    project.write(path, "edited\n")
+    project.save(*sheet("one", "changed"))
+    for _ in range(3):
+        assert (await build(engine)).conflicts == [path]
+    project.write(path, "settled\n")
+    assert (await build(engine)).conflicts == []
 
 
 async def test_an_unchanged_manifest_is_not_written_again(project: Project, engine: Engine):
@@ -888,7 +1033,8 @@ async def test_a_required_member_without_a_config_fails_the_collection(gauge: Pr
     ("rule", "required", "broken", "fails", "passed"),
     [
         ("all_members_present", True, "", False, True),
-        ("all_members_present", True, "b", False, True),
+        ("all_members_present", True, "b", True, False),
+        ("all_members_present", False, "b", False, True),
         ("no_failures", True, "", False, True),
         ("no_failures", True, "b", True, False),
         ("no_failures", False, "b", False, True),
@@ -908,7 +1054,8 @@ async def test_validation_rules_are_applied_to_the_outputs(
         assert failed.value.details["rules"] == [rule]
     else:
         await build(engine)
-    assert manifest(gauge)["validation"] == {"passed": passed, "rules_evaluated": 1}
+    evaluated = 0 if rule == "nobody_knows" else 1
+    assert manifest(gauge)["validation"] == {"passed": passed, "rules_evaluated": evaluated}
 
 
 async def test_the_failure_of_a_nested_collection_is_its_own(gauge: Project, engine: Engine):
@@ -1013,7 +1160,11 @@ async def test_force_builds_every_member_again(gauge: Project, engine: Engine, m
     await build(engine)
     assert cached(await build(engine)) == list("abcde")
     assert cached(await build(engine, force=True)) == []
-    assert cached(await build(engine, force_members=frozenset("bx"))) == list("acde")
+    assert cached(await build(engine, force_members=frozenset("b"))) == list("acde")
+    with pytest.raises(ConfigNotFound, match=r"no member x; nothing was built"):
+        await build(engine, force_members=frozenset("bx"))
+    with pytest.raises(ConfigNotFound, match=r"no member x, y"):
+        await planned(engine, force_members=frozenset("yx"))
     gauge.save(pack([member(letter) for letter in "abcde"], generation={"force_members": ["c"]}))
     assert cached(await build(engine, force_members=frozenset("b"))) == list("ade")
     gauge.save(pack([member(letter) for letter in "abcde"], generation={"force": True}))
@@ -1083,7 +1234,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
         return {each.member.id: each.reasons for each in plans}
 
     never = ["it was never assembled"]
-    assert await reported() == {"a": never, "b": never, "in": ["c would be built"], "gone": ["it fails"]}
+    assert await reported() == {"a": never, "b": never, "in": ["c: it was never assembled"], "gone": ["it fails"]}
     await build(engine)
     assert await reported() == {"a": [], "b": [], "in": [], "gone": ["it fails"]}
     project.write("word.txt", "two")
@@ -1092,13 +1243,12 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
     assert await reported() == {
         "a": ["word.txt has changed"],
         "b": ["configs/content/b.json has changed", "configs/artifact/b.json has changed"][:1],
-        "in": ["c would be built"],
+        "in": ["c: outputs/pack/in/c/c.md is gone"],
         "gone": ["it fails"],
     }
-    another = "the context, the location or a setting has changed, or chora was updated"
-    assert (await reported(context={"x": 1}))["b"] == [another, "configs/content/b.json has changed"]
+    assert (await reported(context={"x": 1}))["b"] == ["context `x` is new", "configs/content/b.json has changed"]
     assert (await reported(force_members=frozenset("b")))["b"] == ["force is set"]
-    assert (await reported(output_path="elsewhere"))["a"] == [another, "word.txt has changed"]
+    assert (await reported(output_path="elsewhere"))["a"] == ["its files go to another place", "word.txt has changed"]
     plans = await planned(engine)
     assert [(file.path, file.action, file.diff) for file in plans[1].files] == [
         (
@@ -1236,14 +1386,14 @@ BUILD = textwrap.dedent(
     from chora.engine.engine import open_engine
     from chora import settings
     from chora.engine.building.collection import build_collection
-    from chora.engine.building.build import Build
+    from chora.engine.building.build import Build, CallerContext
 
     async def main(root, context):
         async with open_engine(root, settings.load(root, {}).settings) as engine:
             async def progress(done, total, what):
                 print(done, flush=True)
             parsed = engine.catalog.open_config("collection", "pack").parsed
-            await build_collection(Build(engine, progress=progress), parsed, {"word": context})
+            await build_collection(Build(engine, progress=progress), parsed, CallerContext({"word": context}))
 
     trio.run(main, Path(sys.argv[1]), sys.argv[2])
     """
