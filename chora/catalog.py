@@ -206,6 +206,13 @@ class Catalog:
     def list_configs(self, kind: Kind) -> ConfigListing:
         """List the files of a kind. Of two with the same id, the one that `find_config` returns counts; the other is
         invalid."""
+        return self._index(kind).listing()
+
+    async def list_in_slices(self, kind: Kind) -> ConfigListing:
+        """The same, for a task that can wait: reading thousands of files for the first time takes seconds."""
+        return await self._index(kind).listing_in_slices()
+
+    def _index(self, kind: Kind) -> ConfigIndex:
         if (index := self._indexes.get(kind)) is None:
             index = self._indexes[kind] = ConfigIndex(
                 self._folder,
@@ -214,7 +221,7 @@ class Catalog:
                 partial(self._read_config, kind),
                 partial(self._candidate_paths, kind),
             )
-        return index.listing()
+        return index
 
     def digest(self, kind: Kind) -> str:
         """A hash that changes when a file of a kind is added, removed or changes its id."""

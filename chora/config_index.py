@@ -10,14 +10,16 @@ import contextlib
 import logging
 import os
 import stat
+import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import trio
 
 from chora.config_parsing import ParsedConfig
 from chora.decoding import schema_error
@@ -33,6 +35,8 @@ WATCHED_FROM = 50
 """Files of a kind from which on changes are reported instead of looked for."""
 WATCHED_BYTES = 32 * 1024 * 1024
 """The total size of files up to which they are all kept; parsed, they take up to ten times as much memory."""
+SLICE = 0.005
+"""Seconds of a walk after which other tasks run."""
 LOOKED_AT = 50
 """Files that are looked at for every list all the same, such as links, whose targets aren't watched."""
 
@@ -122,12 +126,15 @@ class ConfigIndex:
         self._is_large = False
         self._is_watchable = True
         self._changes: FolderChanges | None = None
+        self._walks = 0
+        self._walking = trio.Lock()
         self._begin()
 
     def _begin(self) -> None:
         if self._changes is not None:
             self._changes.close()
         self._changes = None
+        self._is_known = False
         self._places: tuple[str, ...] = self._find_places()
         self._identities: list[tuple[int, int] | None] = []
         self._files: set[str] = set()
@@ -139,17 +146,53 @@ class ConfigIndex:
 
     def listing(self) -> ConfigListing:
         """The files as they are now."""
-        if self._changes is not None and (changed := self._changed_files(self._changes)) is not None:
+        return self._update_listing() or self._walk()
+
+    async def listing_in_slices(self) -> ConfigListing:
+        """The same, where reading all files for the first time must not keep the event loop from other work."""
+        async with self._walking:
+            if (listing := self._update_listing()) is not None:
+                return listing
+            self._is_large = True  # until it is counted: changes are reported from the first walk on
+            steps = self._walk_in_steps()
+            walks, began = self._walks + 1, time.perf_counter()
+            with contextlib.closing(steps):
+                while True:
+                    try:
+                        next(steps)
+                    except StopIteration as ended:
+                        return ended.value
+                    if time.perf_counter() - began > SLICE:
+                        await trio.lowlevel.checkpoint()
+                        if self._walks != walks:  # somebody couldn't wait for the list, and so it is known
+                            return self.listing()
+                        began = time.perf_counter()
+
+    def _update_listing(self) -> ConfigListing | None:
+        """The list with what has changed; None if all files have to be looked at."""
+        if self._is_known and self._changes is not None:
+            if (changed := self._changed_files(self._changes)) is None:
+                return None
             for path in changed:
                 self._update(path)
             if len(self._looked_at) <= LOOKED_AT:
                 self._listing = self._listing or self._list()
                 return self._listing
-        return self._walk()
+        return None
 
     # -- all files --
 
     def _walk(self) -> ConfigListing:
+        steps = self._walk_in_steps()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as ended:
+                return ended.value
+
+    def _walk_in_steps(self) -> Generator[None, None, ConfigListing]:
+        """Look at all files; a step is one of them. A walk that begins meanwhile takes over."""
+        self._walks += 1
         self._begin()
         if self._is_large and self._is_watchable:
             self._start_watching()
@@ -159,7 +202,9 @@ class ConfigIndex:
                 self._files.add(path)
                 size += self._add(path)
                 count += 1
+                yield
         listing = self._listing = self._list()
+        self._is_known = True
         self._is_large = count >= WATCHED_FROM and size <= WATCHED_BYTES
         if self._changes is None or not self._is_large or len(self._looked_at) > LOOKED_AT:
             self._begin()  # nothing is kept

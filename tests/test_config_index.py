@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from chora import config_index
 from chora.catalog import Catalog
-from chora.config_index import ConfigIndex
+from chora.config_index import ConfigIndex, ConfigListing
 from chora.files import Folder
 from chora.folder_changes import FolderChanges, is_local
 from tests.conftest import Project, requirement, text
@@ -247,3 +248,106 @@ def test_any_name_of_a_mount_can_be_read(monkeypatch: pytest.MonkeyPatch):
     assert is_local("/home")
     assert not is_local("/n/x")
     assert not is_local("/a\x85b\u2028c/x")
+
+
+# -- in slices ----------------------------------------------------------------------------------------------------
+
+
+class Between:
+    """Does something in the event loop each time that a walk lets others run, and counts that."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+        self.times = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.times += 1
+            self.act()
+
+
+async def list_with(catalog: Catalog, act: Callable[[], object] = lambda: None) -> tuple[ConfigListing, int]:
+    """A list that is made in slices while something else goes on, and how often that got its turn."""
+    between = Between(act)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(between.run)
+        listing = await catalog.list_in_slices("content")
+        nursery.cancel_scope.cancel()
+    return listing, between.times
+
+
+async def test_a_first_list_lets_others_run(project: Project, monkeypatch: pytest.MonkeyPatch):
+    """After each slice; it is the list that a walk gives, and is kept up to date from then on."""
+    monkeypatch.setattr(config_index, "SLICE", 0.0)
+    project.save(*(text(f"c{number:03}", "x") for number in range(100)))
+    catalog = make_catalog(project)
+    listing, times = await list_with(catalog)
+    assert times >= 100
+    assert listing.ids == [f"c{number:03}" for number in range(100)]
+    if sys.platform == "linux":
+        assert is_watched(catalog)
+        again, times = await list_with(catalog)
+        assert again is listing
+        assert times <= 1
+    project.save(text("d", "x"))
+    assert (await catalog.list_in_slices("content")).ids[-1] == "d"
+    check_same(project, catalog)
+
+
+async def test_a_list_that_can_not_wait_takes_over(project: Project, monkeypatch: pytest.MonkeyPatch):
+    """Both get the whole list."""
+    monkeypatch.setattr(config_index, "SLICE", 0.0)
+    project.save(*(text(f"c{number}", "x") for number in range(20)))
+    catalog = make_catalog(project)
+    lengths: list[int] = []
+    listing, _ = await list_with(catalog, lambda: lengths.append(len(catalog.list_configs("content").ids)))
+    assert set(lengths) == {20}
+    assert len(listing.ids) == 20
+    check_same(project, catalog)
+
+
+async def test_lists_that_are_made_at_once_read_each_file_once(project: Project, monkeypatch: pytest.MonkeyPatch):
+    """The second waits for the first; one that is cancelled leaves nothing half known."""
+    monkeypatch.setattr(config_index, "SLICE", 0.0)
+    project.save(*(text(f"c{number}", "x") for number in range(20)))
+    catalog = make_catalog(project)
+    with trio.CancelScope() as scope:
+        await list_with(catalog, scope.cancel)
+    assert scope.cancelled_caught
+    found: list[ConfigListing] = []
+
+    async def make_list() -> None:
+        found.append(await catalog.list_in_slices("content"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(make_list)
+    assert [len(each.ids) for each in found] == [20, 20, 20]
+    if sys.platform == "linux":
+        assert found[0] is found[1] is found[2]
+    check_same(project, catalog)
+
+
+@linux
+@requirement("storage.history")
+@pytest.mark.parametrize("seed", range(10))
+async def test_what_changes_during_a_walk_is_known_afterwards(
+    project: Project, monkeypatch: pytest.MonkeyPatch, seed: int
+):
+    """Whatever is written, moved, linked, removed or replaced between two slices."""
+    monkeypatch.setattr(config_index, "SLICE", 0.0)
+    choose = random.Random(seed)
+    project.save(*(text(f"c{number}", "x") for number in range(10)))
+    catalog = make_catalog(project)
+    done: list[str] = []
+
+    def change() -> None:
+        if len(done) < 60:
+            one = choose.choice(CHANGES)
+            one(project.root / "configs", choose)
+            done.append(one.__name__)
+
+    await list_with(catalog, change)
+    check_same(project, catalog, " ".join(done))

@@ -102,7 +102,7 @@ class ContentConfigs(ToolResult):
 async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ContentConfigs:
     """List the content configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
-    listing = engine.catalog.list_configs("content")
+    listing = await engine.catalog.list_in_slices("content")
     configs: list[ContentConfigInfo] = []
     for found in await _match_pattern(listing, arguments.filter_pattern):
         await _let_others_run(len(configs))
@@ -139,7 +139,7 @@ class ArtifactConfigs(ToolResult):
 async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ArtifactConfigs:
     """List the artifact configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
-    listing = engine.catalog.list_configs("artifact")
+    listing = await engine.catalog.list_in_slices("artifact")
     configs: list[ArtifactConfigInfo] = []
     for found in await _match_pattern(listing, arguments.filter_pattern):
         await _let_others_run(len(configs))
@@ -220,7 +220,7 @@ async def list_content(engine: Engine, arguments: ListContent, call: Call) -> Co
     """List contents with the state of their stored versions."""
     started = time.monotonic()
     limit = _check_limit(arguments.limit)
-    listing = engine.catalog.list_configs("content")
+    listing = await engine.catalog.list_in_slices("content")
     found = await _filter_contents(engine, listing.found, arguments.filter or ContentFilter())
     shown = await _first_sorted(engine, found, arguments.sort, limit, CONTENT_ORDERS)
     return ContentList(
@@ -368,7 +368,7 @@ async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -
     """List artifacts with their files; one is assembled when its first output exists."""
     started = time.monotonic()
     limit = _check_limit(arguments.limit)
-    listing = engine.catalog.list_configs("artifact")
+    listing = await engine.catalog.list_in_slices("artifact")
     found = await _filter_artifacts(engine, listing.found, arguments.filter or ArtifactFilter())
     shown = await _first_sorted(engine, found, arguments.sort, limit, ARTIFACT_ORDERS)
     return Artifacts(

@@ -6,6 +6,7 @@ missed while a watch is set up, when folders appear, are moved or vanish, or whe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -81,6 +82,9 @@ class ProjectWatcher:
         await server.first_request_answered.wait()
         watch = FileWatcher(str(engine.folder.root))
         if self._paths is None:
+            for kind in KINDS:  # so that no call has to read them all
+                with contextlib.suppress(ChoraError):  # too many files; the next list says so
+                    await engine.catalog.list_in_slices(kind)
             paths = _watched_paths(engine)
             self._known, _ = await trio.to_thread.run_sync(watch.scan_files, paths)
             self._paths = paths

@@ -23,6 +23,7 @@ from chora.tools import TOOLS
 from tests.conftest import Project, artifact, child, requirement, text
 from tests.histories import fill_history, statements_of
 from tests.stress.conftest import linux
+from tests.stress.heartbeat import long_pauses
 
 ROUNDS = 7
 PAGE_STEPS = 10_000
@@ -105,6 +106,26 @@ async def test_a_million_versions_make_no_call_slower(tmp_path: Path):
         print(f"{name:25} {few[name].seconds * 1000:8.2f} ms -> {taken.seconds * 1000:8.2f} ms, {taken.steps} steps")
         assert taken.steps <= few[name].steps * 1.2 + PAGE_STEPS, (name, few[name], taken)
         assert taken.seconds <= few[name].seconds * 5 + 0.005, (name, few[name], taken)
+
+
+@requirement("hostile.event-loop")
+@pytest.mark.slow("writes ten thousand configs")
+@pytest.mark.parametrize("tool", ["list_content_configs", "list_artifact_configs", "list_content", "list_artifacts"])
+async def test_the_first_list_of_ten_thousand_configs_does_not_block_the_loop(tmp_path: Path, tool: str):
+    """They are read in slices."""
+    project = Project(tmp_path)
+    ids = [f"c{number}" for number in range(10_000)]
+    if "artifact" in tool:
+        project.save(*(artifact(each, [child("c0")]) for each in ids))
+    else:
+        project.save(*(text(each, "x") for each in ids))
+    root = find_project(project.root, {})
+
+    async def list_first() -> None:
+        async with open_engine(root, load(root, env={}).settings) as engine:
+            await TOOLS[tool].run_tool(engine, b"{}", Call("stdio"))
+
+    assert await long_pauses({tool: list_first}) == {}
 
 
 @linux
