@@ -375,6 +375,13 @@ class ArtifactOutput(Struct, frozen=True, kw_only=True):
     ]
     language_dialect: Annotated[str | None, Meta(description="More exact format, e.g. python or gherkin")] = None
     encoding: Annotated[str, Meta(description="Text encoding")] = "utf-8"
+    final_newline: Annotated[
+        Literal["one", "keep"] | None,
+        Meta(
+            description="one: a text that isn't empty ends with one newline, however many the template gave; keep: as "
+            "many as the template gave. Without it: one, and keep by the rules of chora-compose"
+        ),
+    ] = None
     generated: Annotated[bool, Meta(description="The file isn't meant to be edited: overwrite it even if it was")] = (
         False
     )

@@ -134,11 +134,15 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     events: Annotated[str, Meta(description="Event file, JSON lines")] = "var/telemetry/events.jsonl"
 
 
+Rules = Literal["chora", "chora-compose"]
+"""What a config means where the two differ."""
+
+
 class ConfigSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How configs are read."""
 
     rules: Annotated[
-        Literal["chora", "chora-compose"],
+        Rules,
         Meta(
             description="What a config means where the two differ, such as whether a selector with one match gives a "
             "list; chora-compose where there is no chora.toml"

@@ -122,7 +122,11 @@ def content(id: str, **rest: Any) -> dict[str, Any]:
 
 
 def artifact(id: str, children: list[dict[str, Any]], *outputs: dict[str, Any], **metadata: Any) -> dict[str, Any]:
-    """An artifact config of the children, written to `outputs/ID.md` by default."""
+    """An artifact config of the children, written to `outputs/ID.md` by default.
+
+    Its files have the final newline that the texts have, unless an output says otherwise.
+    """
+    written = list(outputs) or [{"file": f"outputs/{id}.md", "format": "markdown"}]
     return {
         "type": "artifact",
         "id": id,
@@ -130,7 +134,7 @@ def artifact(id: str, children: list[dict[str, Any]], *outputs: dict[str, Any], 
         "metadata": {
             "title": id,
             "purpose": "For the tests",
-            "outputs": list(outputs) or [{"file": f"outputs/{id}.md", "format": "markdown"}],
+            "outputs": [{"final_newline": "keep", **output} for output in written],
             **metadata,
         },
         "content": {"children": children},

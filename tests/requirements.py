@@ -359,6 +359,8 @@ MAKING = {
     "outputs.every-one": "Every output that an artifact lists is written.",
     "outputs.first-is-primary": "The first output is reported, and alone replaced by another path.",
     "outputs.formats": "JSON and YAML are written in canonical form, all other text as it is.",
+    "outputs.final-newline": "A text file ends with one newline, unless its output keeps what the template gave.",
+    "outputs.tools-are-no-edits": "Whitespace at the end, CRLF and a byte-order mark are no edits of an output.",
     "outputs.unsupported": "Outputs that text can't be are refused.",
     "outputs.encoding": "Every output has its encoding.",
     "outputs.atomic": "An output holds its old text or its new one, whenever the process ends.",

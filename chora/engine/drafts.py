@@ -232,7 +232,7 @@ async def _generate_preview(
         pieces = await gather_pieces(build, config, context, recorder)
         text = await compose(engine, config, pieces, context.all_names, recorder.record)
         for output in config.metadata.outputs:
-            await encode_text(config, output, text)
+            await encode_text(config, output, text, engine.settings.configs.rules)
         return text, config.metadata.composition_strategy, pieces.warnings, None
     raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
 

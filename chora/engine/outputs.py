@@ -103,6 +103,12 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
         return state._replace(action="unchanged" if state.is_recorded else "adopt")
     if known and current is not None and sha256(current) in (known.sha256, known.pending):
         return state._replace(action="update")
+    if current is not None and (text := _plain_text(current, output.encoding)) is not None:
+        # What a person's tools change of themselves is no edit; the file stays as they left it while the text does.
+        if text == _plain_text(data, output.encoding):
+            return state._replace(action="unchanged" if state.is_recorded else "adopt", final=current)
+        if known and is_as_written(known, current, output.encoding):
+            return state._replace(action="update")
     if output.generated:
         return state._replace(action="overwrite")
     # A person edited the file, or chora never wrote it.
@@ -111,6 +117,32 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
     if engine.settings.output.on_edit == "overwrite":
         return state._replace(action="overwrite")
     return _merge_edit(state, known, current)
+
+
+def is_as_written(known: Output, current: bytes, encoding: str = "utf-8") -> bool:
+    """Whether a file holds what chora wrote, but for what a person's tools change of themselves."""
+    written = {known.sha256, known.pending}
+    if sha256(current) in written:
+        return True
+    with suppress(LookupError, ValueError):
+        whole = current.decode(encoding).removeprefix("\ufeff")
+        bare = whole.replace("\r\n", "\n")
+        for text in dict.fromkeys((whole, bare)):
+            end = "\r\n" if text is whole and "\r\n" in whole else "\n"
+            for form in (text, text.rstrip() + end, text.rstrip()):
+                if sha256(form.encode(encoding)) in written:
+                    return True
+    return False
+
+
+def _plain_text(data: bytes, encoding: str) -> str | None:
+    """A text without what editors and git change of themselves: a byte-order mark, CRLF, and whitespace at its end.
+
+    None if it isn't of that encoding.
+    """
+    with suppress(LookupError, ValueError):
+        return data.decode(encoding).removeprefix("\ufeff").replace("\r\n", "\n").rstrip()
+    return None
 
 
 def diff_output(state: OutputState) -> str:
@@ -165,7 +197,11 @@ def _merge_edit(state: OutputState, known: Output, current: bytes) -> OutputStat
     if known.base is None:
         return state
     with suppress(LookupError, ValueError):
-        texts = (known.base, current.decode(state.encoding), state.data.decode(state.encoding))
+        theirs = current.decode(state.encoding).removeprefix("\ufeff")
+        if "\r\n" not in known.base:  # what tools change of themselves must not count as changed lines
+            theirs = theirs.replace("\r\n", "\n")
+        theirs = theirs.rstrip() + known.base[len(known.base.rstrip()) :]
+        texts = (known.base, theirs, state.data.decode(state.encoding))
         if (merged := merging.merge_texts(*texts)) is not None:
             final = merged.text.encode(state.encoding)
             is_settled = final == current and not merged.conflicts and state.is_recorded

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from chora.catalog import Catalog, FoundConfig
 from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
 from chora.model import Kind
 from chora.render.pool import RenderPool
+from chora.settings import Rules
 
 SERVER_ERRORS = (Busy, StorageError, StorageFailed)
 """Failures of the server, not of a source: they end the call and never count as a missing value."""
@@ -34,7 +35,7 @@ class SourceAccess(NamedTuple):
     """Called with every path before it is read."""
     on_other_input: Callable[[str, str], None]
     """Called with every input that isn't a file of the project, and its digest."""
-    rules: Literal["chora", "chora-compose"] = "chora"
+    rules: Rules = "chora"
     """What a config means where the two differ."""
     warn: Callable[[str], None] = lambda warning: None
     """Called with what the author of a source should know."""

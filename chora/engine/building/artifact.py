@@ -276,7 +276,8 @@ async def _compose_texts(
     caller = caller.with_reserved(artifact_id=config.id)
     pieces = await gather_pieces(build, config, caller, recorder)
     text = await compose(build.engine, config, pieces, caller.all_names, recorder.record)
-    return pieces, [await encode_text(config, output, text) for output in outputs]
+    rules = build.engine.settings.configs.rules
+    return pieces, [await encode_text(config, output, text, rules) for output in outputs]
 
 
 async def _write_texts(

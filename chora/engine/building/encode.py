@@ -13,6 +13,7 @@ from chora.engine.outputs import OUTPUT_LIMIT
 from chora.errors import ChoraError, CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig, ArtifactOutput
 from chora.nesting import DEPTH_LIMIT, is_too_deep
+from chora.settings import Rules
 
 INLINE_LENGTH = 16 * 1024
 """Documents up to this length are parsed on the event loop; longer ones in a thread."""
@@ -21,19 +22,21 @@ NOT_FOR_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
 COMPOSED = "the composed text"
 
 
-async def encode_text(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
+async def encode_text(config: ArtifactConfig, output: ArtifactOutput, text: str, rules: Rules) -> bytes:
     """The bytes of one output file; json and yaml are parsed and written in canonical form.
+
+    Any other text ends with one newline, unless the output or the rules of the project keep what the template gave.
 
     Raises:
         CompositionFailed: the text isn't of the output's format or doesn't fit its encoding.
         LimitExceeded: the file would be too large.
     """
     if output.format in ("json", "yaml") and len(text) > INLINE_LENGTH:
-        return await trio.to_thread.run_sync(encode_output, config, output, text)
-    return encode_output(config, output, text)
+        return await trio.to_thread.run_sync(encode_output, config, output, text, rules)
+    return encode_output(config, output, text, rules)
 
 
-def encode_output(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
+def encode_output(config: ArtifactConfig, output: ArtifactOutput, text: str, rules: Rules = "chora") -> bytes:
     """`encode_text`, at once."""
 
     def failed(message: str, hint: str, error: Exception | None = None) -> CompositionFailed:
@@ -58,7 +61,8 @@ def encode_output(config: ArtifactConfig, output: ArtifactOutput, text: str) -> 
         case "binary" | "test_results" as unknown:
             raise failed(f"outputs of format {unknown} can't be composed of text.", "Write text or code as its format.")
         case _:
-            pass
+            if (output.final_newline or ("keep" if rules == "chora-compose" else "one")) == "one":
+                text = _with_one_newline(text)
     try:
         if codecs.lookup(output.encoding).name in NOT_FOR_FILES:
             raise ValueError("files aren't written in it")
@@ -68,6 +72,12 @@ def encode_output(config: ArtifactConfig, output: ArtifactOutput, text: str) -> 
     if len(data) > OUTPUT_LIMIT:
         raise too_large(config)
     return data
+
+
+def _with_one_newline(text: str) -> str:
+    """The text with one newline at its end, of the kind that it ends with; an empty text stays empty."""
+    bare = text.rstrip("\r\n")
+    return bare + ("\r\n" if text.endswith("\r\n") else "\n") if bare else ""
 
 
 def too_large(config: ArtifactConfig) -> LimitExceeded:

@@ -307,6 +307,101 @@ def test_texts_are_written_unchanged(format: str):
     assert encoded("a: [1,\r\n{ü}", format) == "a: [1,\r\n{ü}".encode()
 
 
+@requirement("outputs.final-newline")
+@pytest.mark.parametrize(
+    ("body", "one", "keep"),
+    [
+        ("a", b"a\n", b"a"),
+        ("a\n", b"a\n", b"a\n"),
+        ("a\n\n\n", b"a\n", b"a\n\n\n"),
+        ("a\r\nb\r\n", b"a\r\nb\r\n", b"a\r\nb\r\n"),
+        ("a\r\n\r\n", b"a\r\n", b"a\r\n\r\n"),
+        ("a  \n", b"a  \n", b"a  \n"),
+        ("\na\n\nb", b"\na\n\nb\n", b"\na\n\nb"),
+        ("", b"", b""),
+        ("\n\n", b"", b"\n\n"),
+    ],
+)
+def test_text_files_end_with_one_newline(body: str, one: bytes, keep: bytes):
+    """Whatever the template gave, unless the output, or chora-compose's rules, keep that."""
+    for format in ("markdown", "code", "bdd", "text", "html", "xml"):
+        assert encoded(body, format, final_newline="one") == one
+        assert encoded(body, format, final_newline="keep") == keep
+    config = parse_config("artifact", artifact("sheet", [child("a")], out("o.x", final_newline=None)), where="a").config
+    (output,) = config.metadata.outputs
+    assert encode_output(config, output, body) == one
+    assert encode_output(config, output, body, "chora-compose") == keep
+
+
+async def test_without_chora_toml_the_final_newline_is_the_templates(sheet: Project):
+    """An old project's files stay as they were."""
+    sheet.save(text("two", "Two"), artifact("sheet", [child("two")], out("outputs/sheet.md", final_newline=None)))
+    for wanted in ("Two\n", "Two"):
+        async with open_engine(sheet.root, settings.load(sheet.root, {}).settings) as engine:
+            await run(engine)
+            assert sheet.read("outputs/sheet.md") == wanted
+        (sheet.root / "chora.toml").unlink(missing_ok=True)
+
+
+TOUCHED: dict[str, Callable[[bytes], bytes]] = {
+    "a newline at the end": lambda data: data + b"\n",
+    "blank lines and spaces at the end": lambda data: data + b" \n\t\n",
+    "no newline at the end": lambda data: data.rstrip(b"\n"),
+    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
+    "a byte-order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "all of that": lambda data: b"\xef\xbb\xbf" + data.replace(b"\n", b"\r\n") + b"\r\n ",
+}
+
+
+@requirement("outputs.tools-are-no-edits")
+@pytest.mark.parametrize("touch", TOUCHED.values(), ids=TOUCHED.keys())
+@pytest.mark.parametrize("mode", ["refuse", "merge", "overwrite"])
+async def test_what_tools_change_of_themselves_is_no_edit(
+    sheet: Project, engine: Engine, touch: Callable[[bytes], bytes], mode: str
+):
+    """The file stays so as long as the text does, without a warning; a new text replaces it."""
+    on_edit(engine, mode)
+    await run(engine)
+    written = (sheet.root / SHEET).read_bytes()
+    sheet.write(SHEET, touch(written))
+    for _ in range(2):
+        with unchanged(sheet):
+            made = await run(engine)
+        assert (made.status, made.pieces.warnings) == ("skipped", [])
+    sheet.save(text("two", "New\n"))
+    made = await run(engine)
+    assert (made.status, made.pieces.warnings) == ("reassembled", [])
+    assert (sheet.root / SHEET).read_bytes() == b"One\n\nNew\n"
+
+
+@requirement("outputs.tools-are-no-edits")
+@pytest.mark.parametrize("touch", TOUCHED.values(), ids=TOUCHED.keys())
+async def test_a_real_edit_is_one_whatever_tools_add(sheet: Project, engine: Engine, touch: Callable[[bytes], bytes]):
+    """It is refused, or merged line by line: no line counts as changed for its end alone."""
+    on_edit(engine, "merge")
+    await run(engine)
+    sheet.write(SHEET, touch((sheet.root / SHEET).read_bytes().replace(b"One", b"One, edited")))
+    sheet.save(text("two", "New\n"))
+    on_edit(engine, "refuse")
+    with unchanged(sheet), pytest.raises(OutputEdited):
+        await run(engine)
+    on_edit(engine, "merge")
+    made = await run(engine)
+    assert made.pieces.warnings == [f"{SHEET} was edited by hand; the edit was merged"]
+    assert sheet.read(SHEET).split() == ["One,", "edited", "New"]
+
+
+@pytest.mark.parametrize("touch", TOUCHED.values(), ids=TOUCHED.keys())
+async def test_a_file_that_tools_have_touched_is_adopted(
+    sheet: Project, engine: Engine, touch: Callable[[bytes], bytes]
+):
+    """Nobody wrote it down, and it holds what would be written."""
+    sheet.write(SHEET, touch(b"One\n\nTwo\n"))
+    with unchanged(sheet):
+        await run(engine)
+    assert known(engine).sha256 == sha256(b"One\n\nTwo\n")
+
+
 @requirement("outputs.formats")
 def test_json_and_yaml_are_written_in_canonical_form():
     """Indented, keys in their order, dates and numbers unchanged."""
