@@ -124,6 +124,17 @@ class ChoraError(Exception):
         }
 
 
+def exit_code_of(code: str) -> int:
+    """The exit code for a failure that another process reports by its wire code; 1 for one that isn't known here."""
+    waiting: list[type[ChoraError]] = [ChoraError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.code == code:
+            return CATEGORIES[kind.category].exit_code
+        waiting += kind.__subclasses__()
+    return 1
+
+
 class InvalidInput(ChoraError):
     """Arguments of a tool or command that don't fit."""
 

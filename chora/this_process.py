@@ -72,3 +72,8 @@ def child_environment() -> dict[str, str]:
         "COVERAGE_PROCESS_CONFIG",
     )
     return {name: os.environ[name] for name in keep if name in os.environ}
+
+
+def wants_no_color() -> bool:
+    """Whether the user asks for no colours, as https://no-color.org has it."""
+    return bool(os.environ.get("NO_COLOR"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.cli.terminal import echo
 from chora.project import locate
 from chora.wording import quantity
 
@@ -34,7 +35,5 @@ def command(project: str | None, folder: str | None, keep: int | None, as_json: 
         facts = {"path": str(made.path), "size_bytes": made.size, "counts": made.counts}
         print_json({"success": True, **facts, "removed": [str(path) for path in removed]})
         return
-    click.echo(made.path)
-    click.secho(
-        f"{quantity(made.size, 'byte')}, {quantity(made.counts['versions'], 'text')}; verified", fg="green", err=True
-    )
+    echo(made.path)
+    echo(f"{quantity(made.size, 'byte')}, {quantity(made.counts['versions'], 'text')}; verified", fg="green", err=True)

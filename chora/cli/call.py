@@ -2,43 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, cast
 
 import click
 
-from chora.cli.run import ToolFailed, call_tool, json_option, parse_context, print_json, report_errors, run_async
-from chora.errors import Unreachable
+from chora.cli.run import (
+    REFERENCE,
+    ToolFailed,
+    call_tool,
+    json_option,
+    parse_context,
+    print_json,
+    report_errors,
+    run_async,
+    token_option,
+    trust_option,
+)
+from chora.cli.terminal import echo
+from chora.errors import Unreachable, UsageError, exit_code_of
 
 
 @click.command("call")
 @click.argument("tool")
-@click.argument("arguments", nargs=-1, metavar="[K=V… | JSON]")
+@click.argument("arguments", nargs=-1, metavar="[K=V… | K:=JSON… | JSON]")
 @click.option("--url", metavar="URL", help="Call the server at this MCP address instead of running the tool here.")
+@token_option
+@trust_option
 @json_option
 @click.pass_obj
 @report_errors
-def command(project: str | None, tool: str, arguments: tuple[str, ...], url: str | None, as_json: bool) -> None:
-    """Call a tool and print its result.
+def command(
+    project: str | None,
+    tool: str,
+    arguments: tuple[str, ...],
+    url: str | None,
+    reference: str,
+    trust: str | None,
+    as_json: bool,
+) -> None:
+    """Call a tool and print its result. Work that a server goes on with is waited for.
 
-    Arguments are k=v pairs, where a value that is JSON is parsed, or one JSON object.
+    Arguments are k=v pairs, where a value that is JSON is parsed, k:=v pairs, which must be JSON, or one JSON object.
     """
     given = parse_context(arguments)
-    print_json(run_async(_call_server, url, tool, given) if url else call_tool(project, tool, given))
+    if url is None:
+        if reference or trust:
+            raise UsageError("--token and --trust are for a server.", "Name it with --url.")
+        print_json(call_tool(project, tool, given))
+    else:
+        print_json(run_async(_call_server, url, reference, trust or "", tool, given))
 
 
-async def _call_server(url: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+async def _call_server(url: str, reference: str, trust: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from chora.secrets import find_token
     from chora.watch.mcp_client import CallFailed, connect_http
 
-    found = find_token()
+    if reference and not re.fullmatch(REFERENCE, reference, re.DOTALL):
+        raise UsageError(
+            "--token doesn't name a source of the access token.", "Write keyring:NAME, file:PATH or env:NAME."
+        )
+    found = find_token(reference=reference)
+    said = ""
     try:
-        async with connect_http(url, found.secret if found else None) as caller:
+        async with connect_http(url, found.secret if found else None, trust=trust) as caller:
             answer = await caller.call(tool, arguments)
+            # The same call again waits for the job and gets its result.
+            while not answer.is_error and answer.result.get("status") == "running" and answer.result.get("job"):
+                progress = cast("dict[str, Any]", answer.result.get("progress") or {})
+                state = f"{tool} is running there: {progress.get('done', 0):g} of {progress.get('total') or '?'}"
+                if state != said:
+                    echo(state, err=True)
+                said = state
+                answer = await caller.call(tool, arguments)
     except CallFailed as failed:
         raise Unreachable(
             f"{url}: {str(failed).rstrip('.')}.",
-            "Check the address and the server; the token is taken from CHORA_TOKEN_FILE, CHORA_TOKEN or the keyring.",
+            "Check the address and the server; the token is taken from --token, CHORA_TOKEN_FILE, CHORA_TOKEN or the "
+            "keyring.",
         ) from None
     if answer.is_error:
-        raise ToolFailed(answer.result, 1)
+        failure = answer.result.get("error")
+        code = cast("dict[str, Any]", failure).get("code") if isinstance(failure, dict) else None
+        raise ToolFailed(answer.result, exit_code_of(str(code)))
     return answer.result

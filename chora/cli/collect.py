@@ -17,6 +17,7 @@ from chora.cli.run import (
     print_planned_files,
     report_errors,
 )
+from chora.cli.terminal import echo
 from chora.wording import quantity
 
 
@@ -84,15 +85,15 @@ def print_conflicts(paths: list[str]) -> None:
     """Say which files hold conflicts; the command fails until a person has settled them."""
     for path in paths:
         message = f"{path} holds conflicts with an edit: settle them in the file, or with `chora edits`"
-        click.secho(message, fg="red", err=True)
+        echo(message, fg="red", err=True)
 
 
 def _print_planned_members(result: dict[str, Any], *, diff: bool) -> None:
     for member in result["members"]:
         if member["error"]:
-            click.secho(f"{member['id']}: {member['error']['message']}", fg="red")
+            echo(f"{member['id']}: {member['error']['message']}", fg="red")
         if member["reasons"]:
-            click.echo(f"{member['id']}: {'; '.join(member['reasons'])}")
+            echo(f"{member['id']}: {'; '.join(member['reasons'])}")
         said = "\n".join(member["reasons"])
         files = [
             {**file, "reasons": [reason for reason in file["reasons"] if reason not in said]}
@@ -100,7 +101,7 @@ def _print_planned_members(result: dict[str, Any], *, diff: bool) -> None:
         ]
         print_planned_files(files, diff=diff)
     metadata = result["metadata"]
-    click.echo(f"{metadata['regenerated_members']} of {result['total_members']} members would be built")
+    echo(f"{metadata['regenerated_members']} of {result['total_members']} members would be built")
 
 
 def _print_check(result: dict[str, Any], *, diff: bool) -> None:
@@ -108,31 +109,31 @@ def _print_check(result: dict[str, Any], *, diff: bool) -> None:
     failed = [member for member in result["members"] if member["error"]]
     stale = [file for member in result["members"] for file in member["files"] if is_stale(file)]
     for member in failed:
-        click.secho(f"{member['id']}: {member['error']['message']}", fg="red")
+        echo(f"{member['id']}: {member['error']['message']}", fg="red")
     print_planned_files(stale, diff=diff)
     if not failed and not stale:
-        click.echo(f"{result['collection_id']} is up to date ({quantity(result['total_members'], 'member')})")
+        echo(f"{result['collection_id']} is up to date ({quantity(result['total_members'], 'member')})")
     elif stale:
-        click.echo(f"stale or edited: {quantity(len(stale), 'file')}")
+        echo(f"stale or edited: {quantity(len(stale), 'file')}")
 
 
 def _print_built(result: dict[str, Any]) -> None:
     """Print the lines that workflows of chora-compose parse on stdout, everything else on stderr."""
     for member in result["members"]:
         if member["error"]:
-            click.secho(f"{member['id']} {member['status']}: {member['error']['message']}", fg="red", err=True)
+            echo(f"{member['id']} {member['status']}: {member['error']['message']}", fg="red", err=True)
             if member["error"]["diff"]:
-                click.echo(member["error"]["diff"], err=True)
+                echo(member["error"]["diff"], err=True)
         elif not member["cache_used"] and member["output_path"]:
-            click.echo(f"Generated artifact: {member['output_path']}")
+            echo(f"Generated artifact: {member['output_path']}")
     for warning in result["metadata"]["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     print_conflicts(result["metadata"]["conflicts"])
     _print_totals(result, result["metadata"]["cached_members"])
 
 
 def _print_totals(result: dict[str, Any], hits: int) -> None:
     total, built = result["total_members"], result["successful_members"]
-    click.echo(f"Generated {built}/{total} items ({built / total:.0%} success)")
-    click.echo(f"Total time: {result['generation_time_seconds']:.1f}s")
-    click.echo(f"Cache hits: {hits}, misses: {total - hits} ({hits / total:.0%} hit rate)")
+    echo(f"Generated {built}/{total} items ({built / total:.0%} success)")
+    echo(f"Total time: {result['generation_time_seconds']:.1f}s")
+    echo(f"Cache hits: {hits}, misses: {total - hits} ({hits / total:.0%} hit rate)")

@@ -6,6 +6,7 @@ import click
 
 from chora import settings
 from chora.cli.run import json_option, load_settings, print_json, print_table, report_errors
+from chora.cli.terminal import echo
 
 
 @click.command("config")
@@ -19,5 +20,5 @@ def command(project: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"success": True, "project": str(folder), "settings": table, "warnings": loaded.warnings})
     else:
-        click.echo(f"project {folder}", err=True)
+        echo(f"project {folder}", err=True)
         print_table(("Setting", "Value", "From"), [(row["key"], row["value"], row["origin"]) for row in table])

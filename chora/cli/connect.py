@@ -9,13 +9,13 @@ from typing import Literal
 import click
 import trio
 
-from chora.cli.run import json_errors_option, report_errors
+from chora.cli.run import REFERENCE, json_errors_option, report_errors, token_option, trust_option
+from chora.cli.terminal import echo
 from chora.errors import UsageError
 from chora.project import find_project
 from chora.secrets import FoundSecret, find_secret
 from chora.transport.pipes import take_stdio
 
-REFERENCE = re.compile(r"(keyring:|file:|env:\w).+", re.DOTALL)
 CONNECTION_HEADERS = {
     "host",
     "connection",
@@ -30,13 +30,7 @@ CONNECTION_HEADERS = {
 
 @click.command("connect")
 @click.argument("url")
-@click.option(
-    "--token",
-    "reference",
-    default="",
-    metavar="REF",
-    help="Source of the access token: keyring:NAME, file:PATH or env:NAME.",
-)
+@token_option
 @click.option(
     "--transport",
     type=click.Choice(["auto", "http", "sse"]),
@@ -50,7 +44,7 @@ CONNECTION_HEADERS = {
     metavar="'K: V'",
     help="Sent with every request; V may be a secret as in --token.",
 )
-@click.option("--trust", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="A CA to trust, as PEM.")
+@trust_option
 @click.option(
     "--wait",
     type=click.FloatRange(0, 3600),
@@ -100,14 +94,14 @@ def command(
             return find_token(reference=reference)
         return find_token(keyring=use_keyring) if is_safe else None
 
-    if reference and not REFERENCE.fullmatch(reference):
+    if reference and not re.fullmatch(REFERENCE, reference, re.DOTALL):
         raise UsageError(
             "--token doesn't name a source of the access token.", "Write keyring:NAME, file:PATH or env:NAME."
         )
     if reference and not is_safe:
-        click.echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
+        echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
     elif not is_safe and find_token(keyring=False) is not None:
-        click.echo(f"warning: {address.origin} gets no access token: it isn't https; name one with --token", err=True)
+        echo(f"warning: {address.origin} gets no access token: it isn't https; name one with --token", err=True)
     options = BridgeOptions(
         address,
         find_access_token,
@@ -129,7 +123,7 @@ def _parse_header(text: str) -> tuple[str, str]:
         raise UsageError(f"{name[:40]!r} is not a header.", "Write --header 'Name: value'.")
     if name.lower() in CONNECTION_HEADERS or name.lower().startswith("mcp-"):
         raise UsageError(f"The header {name} is set by chora itself.", "Leave it out.")
-    if REFERENCE.fullmatch(value):
+    if re.fullmatch(REFERENCE, value, re.DOTALL):
         found = find_secret(name, reference=value)
         value = "" if found is None else found.secret.reveal()
     elif name.lower() == "authorization":

@@ -12,6 +12,7 @@ import click
 from chora import this_process
 from chora.cli.run import json_option, print_json, report_errors, run_async
 from chora.cli.samples import DEMO, replace_text, write_sample
+from chora.cli.terminal import echo
 from chora.errors import SaveFailed, Unreachable
 from chora.nofollow import open_folder, read_file
 
@@ -124,13 +125,13 @@ def command(folder: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"success": True, "project": str(root), "output": str(output), "steps": steps, "server": server})
         return
-    click.echo(f"\n{click.style(str(output), bold=True)}\n")
-    click.echo("".join(f"  │ {line}\n" for line in read_file(output).decode().splitlines()))
-    click.echo("Connect Claude Code to this project:")
-    click.echo(f"  claude mcp add chora-demo -- {shlex.join(server)}")
-    click.echo("Or Claude Desktop, in claude_desktop_config.json:")
+    echo(f"\n{click.style(str(output), bold=True)}\n")
+    echo("".join(f"  │ {line}\n" for line in read_file(output).decode().splitlines()))
+    echo("Connect Claude Code to this project:")
+    echo(f"  claude mcp add chora-demo -- {shlex.join(server)}")
+    echo("Or Claude Desktop, in claude_desktop_config.json:")
     entry = {"mcpServers": {"chora-demo": {"command": server[0], "args": server[1:]}}}
-    click.echo("  " + _compact(entry))
+    echo("  " + _compact(entry))
 
 
 def _new_folder(folder: str | None) -> Path:
@@ -155,7 +156,7 @@ async def _run_demo(root: Path, quiet: bool) -> list[dict[str, Any]]:
     def report(step: str, outcome: str, began: float) -> None:
         steps.append({"step": step, "outcome": outcome, "milliseconds": round((time.perf_counter() - began) * 1000, 1)})
         if not quiet:
-            click.echo(f"{click.style('✓', fg='green')} {step:<44} {outcome} ({steps[-1]['milliseconds']} ms)")
+            echo(f"{click.style('✓', fg='green')} {step:<44} {outcome} ({steps[-1]['milliseconds']} ms)")
 
     began = time.perf_counter()
     report("sample project", f"{len(write_sample(root, DEMO))} files in {root}", began)

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors
+from chora.cli.terminal import echo
 from chora.errors import StorageError
 from chora.project import locate
 
@@ -207,11 +208,11 @@ def command(project: str | None, repairing: bool, as_json: bool) -> None:
         print_json(answer)
     else:
         if repaired is not None:
-            click.echo(f"repaired: saved {describe_salvage(repaired.saved)}; the damaged one is {repaired.replaced}")
+            echo(f"repaired: saved {describe_salvage(repaired.saved)}; the damaged one is {repaired.replaced}")
         for step in steps:
             result = "warn" if step.ok and step.warning else "ok" if step.ok else "FAILED"
-            click.secho(f"{result:6} {step.name}: {step.reason}", fg={"FAILED": "red", "warn": "yellow"}.get(result))
+            echo(f"{result:6} {step.name}: {step.reason}", fg={"FAILED": "red", "warn": "yellow"}.get(result))
             if step.remedy and (step.warning or not step.ok):
-                click.echo(f"       {step.remedy}")
+                echo(f"       {step.remedy}")
     if not all(step.ok for step in steps):
         sys.exit(1)

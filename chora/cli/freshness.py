@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from chora.cli.run import call_tool, json_option, print_json, print_table, report_errors
+from chora.cli.terminal import echo
 
 COLORS = {"fresh": "green", "stale": "yellow", "expired": "red"}
 
@@ -31,7 +32,7 @@ def command(project: str | None, collection: str, output: str | None, as_json: b
         for member in result["members"]
     ]
     print_table(("Member", "Status", "Days", ""), rows)
-    click.secho(result["recommendation"], fg=COLORS[result["overall_status"]], err=True)
+    echo(result["recommendation"], fg=COLORS[result["overall_status"]], err=True)
 
 
 def _bar(per_cent: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.cli.terminal import echo
 from chora.wording import quantity
 
 
@@ -32,7 +33,7 @@ def command(project: str | None, dry_run: bool, as_json: bool) -> None:
         print_json({"success": True, "dry_run": dry_run, **removed._asdict()})
         return
     verb = "would be deleted" if dry_run else "deleted"
-    click.echo(
+    echo(
         f"{quantity(removed.versions, 'text')} ({quantity(removed.bytes_freed, 'byte')}), "
         f"{quantity(removed.drafts, 'draft')}, {quantity(removed.jobs, 'job')} and "
         f"{quantity(removed.rows, 'row')} of events and measurements {verb}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, report_errors
+from chora.cli.terminal import echo, echo_text
 
 
 @click.command("generate")
@@ -24,7 +25,7 @@ def command(project: str | None, content_id: str, context: tuple[str, ...], forc
     if as_json:
         print_json(result)
         return
-    click.echo(result["content"], nl=not result["content"].endswith("\n"))
+    echo_text(result["content"])
     for warning in result["metadata"]["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
-    click.secho(f"{result['status']} by {result['generator']} in {result['duration_ms']} ms", fg="green", err=True)
+        echo(f"warning: {warning}", err=True)
+    echo(f"{result['status']} by {result['generator']} in {result['duration_ms']} ms", fg="green", err=True)

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.cli.terminal import echo
 from chora.engine.legacy.import_state import ImportResult
 from chora.engine.legacy.project_import import import_project
 from chora.files import open_project_folder
@@ -53,21 +54,21 @@ def command(project: str | None, source: str, to_convert: bool, dry_run: bool, a
 def _print_result(done: ImportResult) -> None:
     would = "would be " if done.dry_run else ""
     for path in done.copied:
-        click.echo(f"{would}copied {path}")
+        echo(f"{would}copied {path}")
     for config in done.converted:
-        click.echo(f"{would}converted {config.source} to {config.path}")
+        echo(f"{would}converted {config.source} to {config.path}")
         for change in config.changes:
-            click.echo(f"  {change}")
+            echo(f"  {change}")
         for left in config.left:
-            click.echo(f"  can't be converted: {left}")
+            echo(f"  can't be converted: {left}")
     for kind, counts in (("versions", done.versions), ("drafts", done.drafts)):
         if counts.imported or counts.already_there:
-            click.echo(f"{kind}: {counts.imported} {would}imported, {counts.already_there} already there")
+            echo(f"{kind}: {counts.imported} {would}imported, {counts.already_there} already there")
     if done.unchanged:
-        click.echo(f"{quantity(done.unchanged, 'file')} already there")
+        echo(f"{quantity(done.unchanged, 'file')} already there")
     if done.settings_written:
-        click.echo(f'{would}written chora.toml with undefined = "lenient": undefined names in templates are warnings')
+        echo(f'{would}written chora.toml with undefined = "lenient": undefined names in templates are warnings')
     for skipped in done.skipped:
-        click.echo(f"left out {skipped.path}: {skipped.reason}", err=True)
+        echo(f"left out {skipped.path}: {skipped.reason}", err=True)
     for warning in done.warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        echo(f"warning: {warning}", fg="yellow", err=True)

@@ -8,6 +8,7 @@ import click
 
 from chora.cli.run import json_option, print_json, report_errors
 from chora.cli.samples import INIT, write_sample
+from chora.cli.terminal import echo
 from chora.errors import SaveFailed
 
 
@@ -26,7 +27,7 @@ def command(folder: str, as_json: bool) -> None:
         print_json({"success": True, "project": str(root), "written": written})
         return
     for path in written:
-        click.echo(f"wrote {path}")
+        echo(f"wrote {path}")
     if not written:
-        click.echo("every file exists already")
-    click.echo(f"\nTry it:\n  chora --project {folder} assemble hello")
+        echo("every file exists already")
+    echo(f"\nTry it:\n  chora --project {folder} assemble hello")

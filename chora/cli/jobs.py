@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from chora.cli.run import json_option, load_settings, print_json, print_table, report_errors, run_async
+from chora.cli.terminal import echo
 from chora.store.records import Job
 
 
@@ -36,7 +37,7 @@ def command(project: str | None, job_id: str | None, cancel: bool, as_json: bool
     if as_json:
         print_json({"success": True, "jobs": shown} if job_id is None else {"success": True, **shown[0]})
     elif job_id is not None and jobs[0].result and not cancel:
-        click.echo(jobs[0].result)
+        echo(jobs[0].result)
     else:
         print_table(("Job", "Tool", "Status", "Progress", "Created"), [_row(job) for job in jobs])
 

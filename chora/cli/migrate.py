@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from chora.cli.run import json_option, load_settings, print_json, print_table, report_errors, run_async
+from chora.cli.terminal import echo
 from chora.errors import UsageError
 from chora.store import open_existing_store, open_store
 from chora.store.migrate import MigrationResult, migrate_store
@@ -48,12 +49,12 @@ def command(project: str | None, backend: str, dry_run: bool, as_json: bool) -> 
     else:
         _print_result(done)
         if not dry_run:
-            click.echo("\nEverything is copied. Write this into chora.toml, and restart running processes:\n", err=True)
-            click.echo(lines, err=True, nl=False)
+            echo("\nEverything is copied. Write this into chora.toml, and restart running processes:\n", err=True)
+            echo(lines, err=True, nl=False)
 
 
 def _show_progress(kind: str, done: int, total: int) -> None:
-    click.echo(f"\r\x1b[K{kind} {done:,} of {total:,}", nl=done >= total, err=True)
+    echo(f"\r\x1b[K{kind} {done:,} of {total:,}", nl=done >= total, err=True)
 
 
 def _print_result(done: MigrationResult) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, report_errors
+from chora.cli.terminal import echo, echo_text
 
 
 @click.command("preview")
@@ -20,7 +21,6 @@ def command(project: str | None, content_id: str, context: tuple[str, ...], as_j
     if as_json:
         print_json(result)
         return
-    text = result["preview_content"]
-    click.echo(text, nl=not text.endswith("\n"))
+    echo_text(result["preview_content"])
     for warning in result["metadata"]["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.cli.terminal import echo
 from chora.project import locate
 from chora.wording import list_quantities
 
@@ -57,9 +58,9 @@ def _print_restored(done: RestoreResult, verb: str, as_json: bool) -> None:
         replaced = str(done.replaced) if done.replaced else None
         print_json({"success": True, "restored": verb == "restored", "counts": done.counts, "replaced": replaced})
         return
-    click.echo(f"{verb} {list_quantities(done.counts)}")
+    echo(f"{verb} {list_quantities(done.counts)}")
     if done.replaced:
-        click.echo(f"the replaced store is kept in {done.replaced}", err=True)
+        echo(f"the replaced store is kept in {done.replaced}", err=True)
 
 
 def _salvage(damaged: Path, target: Path, as_json: bool) -> None:
@@ -74,7 +75,7 @@ def _salvage(damaged: Path, target: Path, as_json: bool) -> None:
     if as_json:
         print_json({"success": True, "path": str(done.path), "saved": done.saved, "lost": sorted(done.lost)})
         return
-    click.echo(done.path)
-    click.echo(f"saved {list_quantities(done.saved)}; `chora restore {done.path}` puts it in place", err=True)
+    echo(done.path)
+    echo(f"saved {list_quantities(done.saved)}; `chora restore {done.path}` puts it in place", err=True)
     if done.lost:
-        click.secho(f"rows are missing from {', '.join(sorted(done.lost))}", fg="yellow", err=True)
+        echo(f"rows are missing from {', '.join(sorted(done.lost))}", fg="yellow", err=True)

@@ -15,23 +15,37 @@ import msgspec
 import trio
 
 from chora import settings
+from chora.cli.terminal import echo, print_json
 from chora.errors import ChoraError, InvalidInput, why_unreadable
 from chora.logs import start_logging
 from chora.nesting import decode_json
 from chora.nofollow import read_file
 from chora.project import find_project
+from chora.wording import escape_controls
 
 T = TypeVar("T")
 Function = Callable[..., Any]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 json_errors_option = click.option("--json", "as_json", is_flag=True, help="Print an error as one JSON object.")
+REFERENCE = r"(keyring:|file:|env:\w).+"
+"""What names the source of a secret."""
+token_option = click.option(
+    "--token",
+    "reference",
+    default="",
+    metavar="REF",
+    help="Source of the access token: keyring:NAME, file:PATH or env:NAME.",
+)
+trust_option = click.option(
+    "--trust", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="A CA to trust, as PEM."
+)
 context_option = click.option(
     "--context",
     "-c",
     "context",
     multiple=True,
-    metavar="K=V|JSON|@FILE",
+    metavar="K=V|K:=JSON|JSON|@FILE",
     help="Context for the templates; may be given several times.",
 )
 
@@ -90,15 +104,15 @@ def exit_with_error(error: ChoraError, as_json: bool) -> NoReturn:
 
 def print_error(message: str, hint: str | None, details: dict[str, Any]) -> None:
     """Print an error for people, on stderr."""
-    click.secho(f"error: {message}", fg="red", err=True)
+    echo(f"error: {message}", fg="red", err=True)
     for fault in details.get("schema_errors", []):
-        click.echo(f"  {fault['path']}: {fault['message']}", err=True)
+        echo(f"  {fault['path']}: {fault['message']}", err=True)
         if fault.get("write"):
-            click.echo(f"    write: {fault['write']}", err=True)
+            echo(f"    write: {fault['write']}", err=True)
     if details.get("diff"):
-        click.echo(details["diff"], err=True)
+        echo(details["diff"], err=True)
     if hint:
-        click.echo(f"  {hint}", err=True)
+        echo(f"  {hint}", err=True)
 
 
 def load_settings(
@@ -114,7 +128,7 @@ def load_settings(
     log = loaded.settings.log
     start_logging(msgspec.structs.replace(log, level="WARNING") if quiet and log.level == "INFO" else log)
     for warning in loaded.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     return folder, loaded
 
 
@@ -157,12 +171,12 @@ def _progress_bar(what: str) -> Generator[Callable[[float, float, str], Awaitabl
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         async def report_progress(done: float, total: float, message: str) -> None:
-            bar.update(task, completed=done, total=total, description=message[:60])
+            bar.update(task, completed=done, total=total, description=escape_controls(message[:60]))
 
         yield report_progress
 
@@ -184,33 +198,29 @@ class ToolFailed(ChoraError):
         return self._result
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document on stdout, indented."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table: formatted on a terminal, tab-separated elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(*headings, box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(*(str(cell) for cell in row))
+        for row in rows:  # as Text: in a str, [brackets] would be markup
+            table.add_row(*(Text(escape_controls(str(cell))) for cell in row))
         Console().print(table)
     else:
         for row in rows:
-            click.echo("\t".join(str(cell) for cell in row))
+            echo("\t".join(str(cell).replace("\t", " ").replace("\n", " ") for cell in row))
 
 
 def print_planned_files(files: Iterable[dict[str, Any]], *, diff: bool) -> None:
     """Print the planned action for each file, and optionally the diff."""
     for file in files:
         because = f" ({'; '.join(file['reasons'])})" if file["reasons"] else ""
-        click.echo(f"{file['action']}: {file['path']}{because}")
+        echo(f"{file['action']}: {file['path']}{because}")
         if diff and file["diff"]:
-            click.echo(file["diff"])
+            echo(file["diff"])
 
 
 def parse_context(given: Sequence[str]) -> dict[str, Any]:
@@ -238,18 +248,40 @@ def parse_context(given: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Parse `k=v` pairs into an object; a value that is JSON is parsed, any other is a string."""
+    """Parse `k=v` pairs into an object.
+
+    A value that is JSON is parsed, any other is text. So is a number that isn't written as JSON writes it, such as the
+    version 1.10 or the code 007: as a number it would be printed otherwise than it was given. `k:=v` must be JSON.
+
+    Raises:
+        InvalidInput: it is no pair, or what follows `:=` isn't JSON.
+    """
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
+        if equals and name.endswith(":") and len(name) > 1:
+            name = name[:-1]
+            try:
+                found[name] = decode_json(text)
+            except msgspec.DecodeError as error:
+                raise InvalidInput(
+                    f"The value of {name} is not JSON: {error}.", f"Write {name}=… for text.", received=text[:100]
+                ) from None
+            continue
         if not equals or not name:
             shown = pair if len(pair) <= 60 else f"{pair[:59]}…"
             raise InvalidInput(f"{shown!r} is neither k=v nor a JSON object.", "Write name=value.", received=shown)
-        try:
-            found[name] = decode_json(text)
-        except msgspec.DecodeError:
-            found[name] = text
+        found[name] = _parse_value(text)
     return found
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        value = decode_json(text)
+    except msgspec.DecodeError:
+        return text
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return text if is_number and msgspec.json.encode(value).decode() != text else value
 
 
 def _parse_object(text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import click
 import trio
 
 from chora.cli.run import json_option, load_settings, report_errors, toolset_flags, toolset_options
+from chora.cli.terminal import echo
 
 
 @click.command("serve")
@@ -44,7 +45,7 @@ def command(
         async with trio.open_nursery() as nursery:
             opened = await nursery.start(partial(app.run_server, folder, loaded, pipes=pipes))
             if pipes is None:
-                click.echo(_announcement(opened.url, as_json))
+                echo(_announcement(opened.url, as_json))
 
     trio.run(run)
 

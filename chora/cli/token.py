@@ -10,6 +10,7 @@ import msgspec
 
 from chora.access import SCOPES, Scope, Tokens
 from chora.cli.run import json_option, print_json, print_table, report_errors
+from chora.cli.terminal import echo
 from chora.errors import InvalidInput
 from chora.project import find_project, tokens_folder
 
@@ -39,9 +40,9 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
     if as_json:
         print_json({"success": True, "token": secret.reveal(), **_token_facts(token)})
         return
-    click.echo(secret.reveal())
+    echo(secret.reveal())
     until = "" if token.expires is None else f" until {token.expires}"
-    click.echo(f"This is the only time the token {name} is shown. Its scope is {scope}{until}.", err=True)
+    echo(f"This is the only time the token {name} is shown. Its scope is {scope}{until}.", err=True)
 
 
 @command.command("list")
@@ -72,7 +73,7 @@ def revoke(project: str | None, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"success": True, "name": name})
     else:
-        click.echo(f"{name} is revoked.")
+        echo(f"{name} is revoked.")
 
 
 def _token_facts(token: msgspec.Struct) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from chora.cli.run import call_tool, json_option, print_json, print_table, report_errors
+from chora.cli.terminal import echo
 
 
 @click.command("trace")
@@ -34,6 +35,6 @@ def command(project: str | None, artifact_id: str, inputs: bool, as_json: bool) 
     if inputs:
         for each in result["dependencies"]:
             for name in each["metadata"]["inputs"]:
-                click.echo(f"{each['content_id']} ← {name.replace(chr(0), ' ')}")
+                echo(f"{each['content_id']} ← {name.replace(chr(0), ' ')}")
     reasons = "; ".join(result["stale_because"]) or "its files are up to date"
-    click.secho(f"{result['artifact_id']} is {result['status']}: {reasons}", err=True)
+    echo(f"{result['artifact_id']} is {result['status']}: {reasons}", err=True)

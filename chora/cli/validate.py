@@ -7,6 +7,7 @@ import sys
 import click
 
 from chora.cli.run import call_tool, json_option, print_json, report_errors
+from chora.cli.terminal import echo
 from chora.wording import quantity
 
 COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
@@ -30,10 +31,8 @@ def command(project: str | None, name: str, collection: bool, rules: str | None,
     else:
         for issue in result["issues"]:
             place = issue.get("location") or issue.get("member_id") or name
-            click.secho(f"{issue['severity']}", fg=COLORS[issue["severity"]], nl=False)
-            click.echo(f" {place}: {issue['message']} [{issue['code']}]")
-        click.echo(
-            f"{quantity(result['error_count'], 'error')}, {quantity(result['warning_count'], 'warning')}", err=True
-        )
+            echo(f"{issue['severity']}", fg=COLORS[issue["severity"]], nl=False)
+            echo(f" {place}: {issue['message']} [{issue['code']}]")
+        echo(f"{quantity(result['error_count'], 'error')}, {quantity(result['warning_count'], 'warning')}", err=True)
     if not result["valid"]:
         sys.exit(1)

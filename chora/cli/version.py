@@ -8,6 +8,7 @@ import click
 
 from chora import __version__, this_process
 from chora.cli.run import json_option, print_json
+from chora.cli.terminal import echo
 
 
 @click.command("version")
@@ -24,4 +25,4 @@ def command(as_json: bool) -> None:
             }
         )
     else:
-        click.echo(f"chora {__version__}")
+        echo(f"chora {__version__}")

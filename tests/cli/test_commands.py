@@ -207,7 +207,7 @@ async def test_call_reaches_a_server(hello: Project, serve: Serve):
         good = await call("hello_world", "name=Ada")
         bad = await call("generate_content", "content_config_id=missing", "--json")
     assert json.loads(good.stdout)["transport"] == "http"
-    assert bad.returncode == 1
+    assert bad.returncode == 3, "as here"
     assert json.loads(bad.stdout)["error"]["code"] == "config_not_found"
 
 

@@ -181,6 +181,22 @@ def _plan_output(state: OutputState, reasons: list[str]) -> PlannedOutput:
     )
 
 
+async def compose_artifact(build: Build, parsed: ParsedConfig, caller: CallerContext) -> bytes:
+    """What the first output would hold, composed in memory.
+
+    Args:
+        build: a dry build.
+        parsed, caller: as for `build_artifact`.
+
+    Raises:
+        as `build_artifact`, except OutputEdited and WriteFailed.
+    """
+    config: ArtifactConfig = parsed.config
+    outputs = list(config.metadata.outputs[:1])
+    _, (text,) = await _compose_texts(build, config, caller, outputs, build.new_recorder())
+    return text
+
+
 async def explain_stale_artifact(
     build: Build,
     parsed: ParsedConfig,
