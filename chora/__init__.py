@@ -31,6 +31,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
       supervision nesting       restarting services that fail; how deeply data may be nested
     regular_files               reading files that the settings name
     errors nofollow wording     the error classes; opening files without following links; counts in messages
+      leniency                  what is accepted of clients although the schemas don't say so
 """
 
 __version__ = "0.1.0"

@@ -34,21 +34,22 @@ Category = Literal["invalid", "missing", "conflict", "unauthenticated", "denied"
 
 
 class Outcome(NamedTuple):
-    """The HTTP status and the exit code of a category."""
+    """The HTTP status and the exit code of a category, and the next step where an error names none of its own."""
 
     http_status: int
     exit_code: int
+    next_step: str
 
 
 CATEGORIES: dict[Category, Outcome] = {
-    "invalid": Outcome(400, 2),
-    "missing": Outcome(404, 3),
-    "conflict": Outcome(409, 4),
-    "unauthenticated": Outcome(401, 4),
-    "denied": Outcome(403, 4),
-    "failed": Outcome(500, 1),
-    "busy": Outcome(503, 1),
-    "internal": Outcome(500, 1),
+    "invalid": Outcome(400, 2, "Correct what the message names, and try again."),
+    "missing": Outcome(404, 3, "Check the name; the lists show what there is."),
+    "conflict": Outcome(409, 4, "Look at what is there now before trying again."),
+    "unauthenticated": Outcome(401, 4, "Send a valid access token."),
+    "denied": Outcome(403, 4, "Ask whoever runs this server, or do it in an allowed place."),
+    "failed": Outcome(500, 1, "Correct what the message and the details name, and try again."),
+    "busy": Outcome(503, 1, "Try again in a moment."),
+    "internal": Outcome(500, 1, "Report it; the log of the server says more."),
 }
 
 
@@ -109,6 +110,11 @@ class ChoraError(Exception):
         super().__init__(self.message)
 
     @property
+    def next_step(self) -> str:
+        """The hint; where there is none, what helps with every error of this category."""
+        return self.hint or CATEGORIES[self.category].next_step
+
+    @property
     def exit_code(self) -> int:
         return CATEGORIES[self.category].exit_code
 
@@ -120,7 +126,7 @@ class ChoraError(Exception):
         """The body of every failed answer: `{"success": false, "error": {code, message, hint, details}}`."""
         return {
             "success": False,
-            "error": {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details},
+            "error": {"code": self.code, "message": self.message, "hint": self.next_step, "details": self.details},
         }
 
 

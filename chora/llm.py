@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from chora import settings
 from chora.errors import GenerationFailed, UsageError
+from chora.fetch import ConnectFailed, parse_address
+from chora.fetch.proxies import find_proxy
 from chora.hashing import sha256
 from chora.nesting import decode_json
 from chora.secrets import FoundSecret, Secret, find_secret
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import httpx2
 
 API_KEY_SECRET = "ANTHROPIC_API_KEY"  # noqa: S105  (the name of the secret, not the secret)
+DEFAULT_BASE_URL = "https://api.anthropic.com"
 RETRIED_STATUSES = frozenset({500, 502, 503, 529})
 """HTTP statuses after which a retry may succeed, besides 429, which says when."""
 RETRY_AFTER_LIMIT = 60.0
@@ -422,10 +425,29 @@ def _search_order() -> str:
     )
 
 
+def model_proxy(httpx2: Any, base_url: str) -> Any:
+    """The proxy for the API, by the environment; None if there is none.
+
+    Raises:
+        UsageError: the environment names something else.
+    """
+    try:
+        found = find_proxy(parse_address(base_url or DEFAULT_BASE_URL).origin)
+    except ConnectFailed as failed:
+        hint = "Mend the variable, or list the host in NO_PROXY."
+        raise UsageError(f"The model's API can't be reached: {failed}.", hint) from None
+    except ValueError:  # the client refuses the address
+        return None
+    if found is None:
+        return None
+    headers = {} if found.authorization is None else {"proxy-authorization": found.authorization}
+    return httpx2.Proxy(f"http://{found.netloc}", headers=headers)
+
+
 def _open_client(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
     """A client for one request and its retries, or None without the package.
 
-    It uses our settings and our key, and nothing from the environment.
+    It uses our settings and our key, and of the environment nothing but the proxy.
     """
     try:
         import anthropic
@@ -457,12 +479,13 @@ def _open_client(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
 
     client = anthropic.AsyncAnthropic(
         api_key=key.reveal(),
-        base_url=base_url or "https://api.anthropic.com",
+        base_url=base_url or DEFAULT_BASE_URL,
         max_retries=0,
         timeout=None,
         open_telemetry=False,
         http_client=httpx2.AsyncClient(
             trust_env=False,
+            proxy=model_proxy(httpx2, base_url),
             timeout=None,
             headers={"accept-encoding": "identity"},
             event_hooks={"response": [bound]},

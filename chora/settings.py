@@ -81,7 +81,7 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     header_time: Annotated[Positive, Meta(description="Seconds to receive a request head")] = 10.0
     body_time: Annotated[Positive, Meta(description="Seconds to receive a whole request body")] = 30.0
     write_stall: Annotated[Positive, Meta(description="Seconds a write may wait for a peer that doesn't read")] = 30.0
-    keep_alive: Annotated[Positive, Meta(description="Seconds an idle connection stays open")] = 10.0
+    keep_alive: Annotated[Positive, Meta(description="Seconds an idle connection stays open")] = 75.0
     connections: Annotated[Count, Meta(description="Open connections at once")] = 4096
     sessions: Annotated[Count, Meta(description="MCP sessions at once; beyond it the longest idle one ends")] = 1024
     sessions_each: Annotated[Count, Meta(description="MCP sessions of one token at once")] = 1024

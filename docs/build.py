@@ -18,6 +18,7 @@ import click
 from chora import errors, model, settings
 from chora.cli import COMMANDS, program
 from chora.generators import GENERATORS
+from chora.leniency import LENIENCIES
 from chora.metrics import Histogram, Metrics
 from chora.prompts import PROMPTS
 from chora.resources import FAMILIES
@@ -53,6 +54,7 @@ def gather() -> dict[str, Any]:
         "errors": {
             "errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == "chora.errors"]
         },
+        "leniency": {"leniencies": [each._asdict() for each in LENIENCIES.values()]},
         "metrics": {"metrics": [describe_metric(each) for each in Metrics().list_metrics()]},
         "generators": {"generators": [describe_generator(each) for each in GENERATORS]},
         "resources": {

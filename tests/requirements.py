@@ -11,6 +11,10 @@ TOOLS = {
     "tools.category": "Every tool has the category under which it is documented.",
     "tools.hints": "Every tool says whether it only reads, may destroy, and may be repeated.",
     "tools.input-schema": "Every tool names its required and optional arguments, and refuses any other.",
+    "tools.strict-schemas": (
+        "Every argument has one type and a description beside it, in the keywords that all hosts know."
+    ),
+    "tools.lenient-arguments": "Arguments are read as clients mean them, where they can mean only one thing.",
     "tools.output-schema": "Every tool has an output schema that its successes and its failures fit.",
     "tools.running-schema": (
         "A tool whose work may outlive its call may answer that it is running, and says so in its schema."
@@ -613,6 +617,8 @@ SERVER = {
     "server.resume": "An answer whose connection broke can be fetched by its session only.",
     "server.hosts": "Requests with a foreign Host or Origin are refused.",
     "server.cors": "Browsers let pages of allowed origins, and no others, call and read every answer, refusals too.",
+    "server.leniency": "What real clients send is read as they mean it, by one table; every row of it is tested.",
+    "server.localhost": "A server on localhost listens on IPv4 and IPv6, on one port.",
     "server.loopback": "Without a token only this machine is served, and no address beyond loopback is bound.",
     "server.proxies": "A request that shows it came through a proxy isn't local, unless a trusted proxy says so.",
     "server.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are stored.",
@@ -671,6 +677,7 @@ SERVER = {
     ),
     "connect.absent": "The bridge starts before its server does.",
     "connect.memory": "What arrives of a server's answers takes bounded memory, however many arrive at once.",
+    "connect.proxy": "Servers are reached through the proxy of the environment, and this machine directly.",
     "connect.origin": "The bridge sends its token to the configured server only.",
 }
 

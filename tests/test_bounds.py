@@ -333,12 +333,12 @@ async def test_numbers_that_tools_check_themselves_are_accepted_up_to_their_boun
     for tool in ("list_content", "list_artifacts"):
         for limit in (1, 500):
             await ask(tool, limit=limit)
-        for limit in (0, 501):
+        for limit in (-1, 501):
             error = await ask.refused(tool, "invalid_input", limit=limit)
             assert error["message"] == f"limit is {limit}; 1 to 500 are allowed."
     for parallel in (1, 10):
         await ask("batch_generate", content_ids=["note"], max_parallel=parallel)
-    for parallel in (0, 11):
+    for parallel in (-1, 11):
         error = await ask.refused("batch_generate", "invalid_input", content_ids=["note"], max_parallel=parallel)
         assert "max_parallel" in error["message"]
     many = [f"note-{number}" for number in range(51)]

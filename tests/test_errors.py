@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from chora import errors
-from chora.errors import CATEGORIES, Category, ChoraError, Internal, Outcome, io_details, subclasses
+from chora.errors import CATEGORIES, Category, ChoraError, Internal, io_details, subclasses
 from tests.conftest import requirement
 
 ROWS: list[tuple[type[ChoraError], str, Category]] = [
@@ -100,7 +100,15 @@ def test_no_two_errors_share_a_code():
 def test_every_category_has_its_status_and_exit_code():
     """The table lists every category, and no other."""
     assert set(CATEGORIES) == set(get_args(Category))
-    assert {category: Outcome(*outcome) for category, outcome in OUTCOMES.items()} == CATEGORIES
+    assert {category: outcome[:2] for category, outcome in CATEGORIES.items()} == OUTCOMES
+
+
+@pytest.mark.parametrize("error", ours())
+def test_an_error_always_names_a_next_step(error: type[ChoraError]):
+    """`hint` is never null in an answer; where an error has none of its own, that of its category stands there."""
+    made = Internal(ValueError(), where="x") if error is Internal else error("A sentence.")
+    assert made.as_dict()["error"]["hint"].endswith(".")
+    assert errors.Busy("A sentence.", "Do this.").as_dict()["error"]["hint"] == "Do this."
 
 
 def test_the_tree_in_the_docstring_is_the_tree():
@@ -123,7 +131,7 @@ def test_the_body_has_code_message_hint_and_details():
     }
     assert str(error) == error.message
     bare = errors.Busy("Too much is waiting.").as_dict()["error"]
-    assert (bare["hint"], bare["details"]) == (None, {})
+    assert (bare["hint"], bare["details"]) == (CATEGORIES["busy"].next_step, {})
 
 
 def test_a_bug_shows_an_id_and_nothing_of_itself():

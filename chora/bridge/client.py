@@ -34,6 +34,7 @@ from chora.bridge.streamable import StreamableUpstream
 from chora.bridge.upstream import Upstream
 from chora.peer_memory import PeerMemory
 from chora.protocol import wire
+from chora.protocol.envelope import find_id
 from chora.protocol.wire import RpcError
 from chora.shutdown import end_with_parent, stop_on_signals
 from chora.transport.pipes import LineReader, LineTooLong, Pipes, PolledPipe, open_pipe
@@ -222,7 +223,7 @@ class Bridge:
         try:
             messages = split_messages(data)
         except NotJson as error:
-            await self.send(wire.error_response(None, RpcError(wire.PARSE_ERROR, f"Not a message: {error}")))
+            await self.send(wire.error_response(find_id(data), RpcError(wire.PARSE_ERROR, f"Not a message: {error}")))
             return
         # The messages of a batch are sent one by one: servers of later revisions don't know batches.
         for line, message in messages:

@@ -12,6 +12,7 @@ import trio
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from chora.fetch import ResponseTooLarge
+from chora.leniency import without_bom
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
 from chora.secrets import redact
@@ -63,6 +64,7 @@ def split_messages(data: bytes) -> list[tuple[bytes, BridgedMessage]]:
     Raises:
         NotJson: it is something else.
     """
+    data = without_bom(data)
     try:
         if not data.isascii():
             data.decode()

@@ -12,6 +12,7 @@ import trio
 from chora.fetch.addresses import Origin
 from chora.fetch.failures import CertificateRejected, ConnectFailed, ConnectionBroken, FetchFailed, StaleConnection
 from chora.fetch.limits import CONNECT_TIMEOUT, HEAD_LIMIT, IDLE_LIMIT, IDLE_TIME, INTERIM_LIMIT, LINE_LIMIT, READ_BYTES
+from chora.fetch.proxies import Proxy, find_proxy
 from chora.fetch.response import HttpResponse, parse_head
 
 Headers = Sequence[tuple[str, str]]
@@ -28,6 +29,8 @@ class ConnectionPool:
 
     def __init__(self, origin: Origin, *, trust: str = "", any_name: bool = False) -> None:
         self.origin = origin
+        self.proxy: Proxy | None = None
+        """The proxy of the last connection; requests of plain HTTP name their server to it."""
         self._trust = trust
         self._any_name = any_name
         self._context: ssl.SSLContext | None = None
@@ -54,7 +57,8 @@ class ConnectionPool:
         Raises:
             ConnectFailed: the server can't be reached.
         """
-        host, port = self.origin.host, self.origin.port
+        proxy = self.proxy = find_proxy(self.origin)
+        host, port = (self.origin.host, self.origin.port) if proxy is None else (proxy.host, proxy.port)
         try:
             with trio.fail_after(CONNECT_TIMEOUT):
                 bare = await trio.open_tcp_stream(host, port)
@@ -62,16 +66,18 @@ class ConnectionPool:
                 if self.origin.scheme == "http":
                     return ClientConnection(self, bare, bare)
                 try:
+                    if proxy is not None:
+                        await _open_tunnel(bare, self.origin, proxy)
                     return ClientConnection(self, bare, await self._start_tls(bare))
                 except BaseException:
                     bare.socket.close()
                     raise
         except trio.TooSlowError:
-            raise ConnectFailed(f"{self.origin} doesn't answer within {CONNECT_TIMEOUT:g} s") from None
+            raise ConnectFailed(f"{proxy or self.origin} doesn't answer within {CONNECT_TIMEOUT:g} s") from None
         except socket.gaierror as error:
             raise ConnectFailed(f"the name {host} is not known: {error.strerror or error}") from error
         except OSError as error:
-            raise ConnectFailed(f"{self.origin} doesn't answer: {_reason(error)}") from error
+            raise ConnectFailed(f"{proxy or self.origin} doesn't answer: {_reason(error)}") from error
 
     async def _start_tls(self, bare: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
         if self._context is None:
@@ -127,7 +133,11 @@ class ClientConnection:
 
     async def send_request(self, method: str, target: str, headers: Headers, body: bytes) -> HttpResponse:
         """Send a request and wait for the head of its response."""
-        lines = [f"{method} {target} HTTP/1.1", f"host: {self.pool.origin.netloc}"]
+        proxy, origin = self.pool.proxy, self.pool.origin
+        is_forwarded = proxy is not None and origin.scheme == "http"
+        lines = [f"{method} {origin if is_forwarded else ''}{target} HTTP/1.1", f"host: {origin.netloc}"]
+        if proxy is not None and is_forwarded:
+            lines += proxy.headers
         if body or method == "POST":
             lines.append(f"content-length: {len(body)}")
         lines += [f"{name}: {value}" for name, value in headers]
@@ -209,6 +219,32 @@ class ClientConnection:
     def close(self) -> None:
         """Close it at once."""
         self.socket_stream.socket.close()
+
+
+async def _open_tunnel(bare: trio.SocketStream, origin: Origin, proxy: Proxy) -> None:
+    """Have a proxy connect to the server (RFC 9110 §9.3.6).
+
+    Raises:
+        ConnectFailed: it refuses, or isn't an HTTP proxy.
+    """
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    place = f"{host}:{origin.port}"
+    lines = [f"CONNECT {place} HTTP/1.1", f"host: {place}", *proxy.headers]
+    await bare.send_all("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+    answer = b""
+    # Byte by byte at the end: what follows belongs to the server.
+    while not answer.endswith(b"\r\n\r\n"):
+        received = await bare.receive_some(1)
+        if not received or len(answer) >= HEAD_LIMIT:
+            raise ConnectFailed(f"{proxy} doesn't answer as an HTTP proxy")
+        answer += received
+    try:
+        status = parse_head(answer[:-4]).status
+    except FetchFailed:
+        raise ConnectFailed(f"{proxy} doesn't answer as an HTTP proxy") from None
+    if not 200 <= status < 300:
+        wants = ", and wants a name and a password in its URL" if status == 407 else ""
+        raise ConnectFailed(f"{proxy} refuses to connect to {origin} (HTTP {status}){wants}")
 
 
 def _make_context(trust: str, *, any_name: bool) -> ssl.SSLContext:

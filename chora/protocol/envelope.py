@@ -20,6 +20,10 @@ TRACE_LIMIT = 128
 VALUE_BYTES = 256
 """Bytes that a value takes once it is decoded, besides its text, in the two or three forms that a call has it in."""
 
+ID_SEARCHED = 1024
+"""Bytes at the beginning and at the end of a message that isn't JSON-RPC in which its id is looked for."""
+
+_ID = re.compile(rb'"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9]+)\s*(?=[,}])')
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
@@ -78,9 +82,50 @@ def params_of(incoming: IncomingMessage) -> RequestParams:
     if incoming.parameters is None:
         return RequestParams()
     try:
-        return wire.decode_params(incoming.parameters)
+        try:
+            return wire.decode_params(incoming.parameters)
+        except msgspec.ValidationError:
+            return wire.decode_params(_without_nulls(incoming.parameters))
     except wire.DECODE_ERRORS as error:
         raise RpcError(wire.INVALID_PARAMS, f"The parameters don't fit: {error}") from None
+
+
+def _without_nulls(parameters: msgspec.Raw) -> bytes:
+    """Parameters without what is null in them and in their `_meta`, which some clients send for nothing."""
+    kept = {name: value for name, value in wire.decode_members(parameters).items() if bytes(value) != b"null"}
+    if "_meta" in kept:
+        meta = wire.decode_members(kept["_meta"])
+        kept["_meta"] = msgspec.Raw(wire.encode({name: each for name, each in meta.items() if bytes(each) != b"null"}))
+    return wire.encode(kept)
+
+
+def find_id(message: bytes) -> bytes | None:
+    """The id of a request that can't be decoded, so that the refusal reaches the call that waits for it.
+
+    Looked for where clients write it, at the beginning and at the end; an id within the parameters isn't one.
+    """
+    found = (
+        list(_ID.finditer(message[:ID_SEARCHED]))[:2]
+        + list(_ID.finditer(message, max(0, len(message) - ID_SEARCHED)))[-2:]
+    )
+    return next((each[1] for each in found if _is_text_id(each[1]) and _depth(message[: each.start()]) == 1), None)
+
+
+def _is_text_id(id_bytes: bytes) -> bool:
+    try:
+        wire.decode_any(id_bytes)
+    except wire.DECODE_ERRORS:
+        return False
+    return wire.is_id(id_bytes)
+
+
+def _depth(beginning: bytes) -> int:
+    """How many objects and arrays are open at the end of the beginning of a message; -1 within a string."""
+    pieces = beginning.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    if len(pieces) % 2 == 0:
+        return -1
+    outside = b"".join(pieces[::2])
+    return sum(outside.count(each) for each in (b"{", b"[")) - sum(outside.count(each) for each in (b"}", b"]"))
 
 
 def revision_of(session: Session, params: RequestParams, method: str) -> Revision:

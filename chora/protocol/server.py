@@ -19,11 +19,20 @@ from msgspec import UNSET
 from chora import __version__
 from chora.audit import AuditLog
 from chora.errors import Busy, ChoraError, Internal, LimitExceeded
+from chora.leniency import alike_ids, without_bom
 from chora.metrics import Metrics
 from chora.peer_memory import Holding, PeerMemory, answer_too_large, limit_by_settings
 from chora.protocol import wire
 from chora.protocol.broadcast import LIST_CHANGES, RESOURCE_UPDATED, Broadcaster, ChangeNotification, ListName
-from chora.protocol.envelope import check_values, decoded_bytes, params_of, parse_message, revision_of, trace_of
+from chora.protocol.envelope import (
+    check_values,
+    decoded_bytes,
+    find_id,
+    params_of,
+    parse_message,
+    revision_of,
+    trace_of,
+)
 from chora.protocol.prompt_methods import PromptMethods
 from chora.protocol.provider import Provider
 from chora.protocol.request import DropConnection, McpRequest, RequestCancelled, cacheable
@@ -163,6 +172,7 @@ class McpServer:
         Nothing but cancellation is raised: what can't be understood is answered with a JSON-RPC error. A request
         that the client cancelled gets no answer.
         """
+        message = without_bom(message)
         if holding is None:
             with self.memory.hold(session.principal.name) as own:
                 return await self.answer(session, message, notify, drop_connection, holding=own)
@@ -202,7 +212,7 @@ class McpServer:
         except RequestCancelled:
             return None
         except RpcError as error:
-            return EncodedReply(wire.error_response(id_bytes, error), error.code)
+            return EncodedReply(wire.error_response(id_bytes or find_id(message), error), error.code)
         except (Busy, LimitExceeded) as error:  # of the holding; nothing was done
             failure = _rpc_error(wire.INTERNAL_ERROR, error)
             return EncodedReply(wire.error_response(id_bytes, failure), failure.code)
@@ -315,7 +325,8 @@ class McpServer:
             raise RpcError(wire.INVALID_PARAMS, "initialize needs params with a protocolVersion")
         try:
             offered = wire.decode_initialize(incoming.params)
-            capabilities = wire.decode_capabilities(offered.capabilities)
+            declared = offered.capabilities
+            capabilities = wire.decode_capabilities(msgspec.Raw(b"{}") if bytes(declared) == b"null" else declared)
         except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of initialize don't fit: {error}") from None
         # For an unknown revision, or one without a handshake, the server answers with its newest handshake revision.
@@ -358,10 +369,10 @@ class McpServer:
                 cancelled = wire.decode_cancelled(incoming.params)
             except wire.DECODE_ERRORS:
                 return
-            if cancelled.request_id is not UNSET and (
-                scope := session.in_flight.get(bytes(cancelled.request_id).strip())
-            ):
-                scope.cancel()
+            if cancelled.request_id is not UNSET:
+                ids = alike_ids(bytes(cancelled.request_id).strip())
+                if (scope := next((found for id in ids if (found := session.in_flight.get(id))), None)) is not None:
+                    scope.cancel()
 
     @staticmethod
     def _handle_response(session: Session, incoming: IncomingMessage) -> None:
@@ -369,7 +380,7 @@ class McpServer:
         if incoming.id is UNSET:
             return
         try:
-            pending = session.pending_requests.get(wire.decode_text(incoming.id))
+            pending = session.pending_requests.get(bytes(incoming.id).strip().strip(b'"').decode())
             if pending is None:
                 return
             result = UNSET if incoming.result is UNSET else wire.decode_any(incoming.result)
@@ -391,7 +402,7 @@ def _capabilities(revision: Revision) -> dict[str, dict[str, bool]]:
 
 def _rpc_error(code: int, error: ChoraError, **about: str) -> RpcError:
     """A ChoraError as a JSON-RPC error."""
-    return RpcError(code, error.message, {**error.details, **about, "code": error.code, "hint": error.hint})
+    return RpcError(code, error.message, {**error.details, **about, "code": error.code, "hint": error.next_step})
 
 
 def _run_handler(request: McpRequest, answer: Callable[[McpRequest], dict[str, Any]]) -> bytes:

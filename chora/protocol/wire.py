@@ -242,7 +242,7 @@ decode_texts = msgspec.json.Decoder(dict[str, str]).decode
 decode_text = msgspec.json.Decoder(str).decode
 decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_capabilities = msgspec.json.Decoder(ClientCapabilities).decode
-_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 decode_answers = msgspec.json.Decoder(dict[str, dict[str, Any]]).decode
 decode_any = msgspec.json.Decoder().decode
 
@@ -268,7 +268,7 @@ def decode_capabilities(raw: Raw) -> dict[str, dict[str, Any]]:
         if value is not UNSET and bytes(value).lstrip()[:1] == b"{":
             kept[name] = {}
     if declared.elicitation is not UNSET and "elicitation" in kept:
-        modes = _decode_members(declared.elicitation)
+        modes = decode_members(declared.elicitation)
         kept["elicitation"] = {name: {} for name in ("form", "url") if name in modes} or (
             {"other": {}} if modes else {}
         )

@@ -13,6 +13,7 @@ from chora.engine.building.content import build_content
 from chora.engine.building.context import deep_merge
 from chora.engine.engine import Engine
 from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
+from chora.leniency import is_unset
 from chora.protocol.types import Call
 from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, parse_object, tool
 from chora.wording import quantity
@@ -30,12 +31,12 @@ class BatchGenerate(ToolArguments):
             Any,
             Meta(
                 description="Content id to its own context, which wins over the shared one",
-                extra_json_schema={"type": ["object", "string", "null"]},
+                extra_json_schema={"type": "object"},
             ),
         ]
         | None
     ) = None
-    force: bool | None = False
+    force: Annotated[bool, Meta(description="Generate them again even if nothing changed")] | None = False
     continue_on_error: Annotated[bool, Meta(description="False starts no further content after a failure")] | None = (
         True
     )
@@ -149,7 +150,7 @@ def _check_arguments(arguments: BatchGenerate) -> tuple[list[str], dict[str, Cal
             received=len(ids),
             constraint=f"1 to {CONTENTS_LIMIT}",
         )
-    concurrency = 4 if arguments.max_parallel is None else arguments.max_parallel
+    concurrency = arguments.max_parallel or 4  # a form sends 0 for an empty field
     if not 1 <= concurrency <= CONCURRENCY_LIMIT:
         raise InvalidInput(
             f"max_parallel is {concurrency}; 1 to {CONCURRENCY_LIMIT} are allowed.",
@@ -159,7 +160,8 @@ def _check_arguments(arguments: BatchGenerate) -> tuple[list[str], dict[str, Cal
             constraint=f"1 to {CONCURRENCY_LIMIT}",
         )
     shared = parse_context(arguments.shared_context)
-    individual = parse_object(arguments.individual_contexts, "individual_contexts")
+    given = arguments.individual_contexts
+    individual = {} if is_unset(given) else parse_object(given, "individual_contexts")
     contexts: dict[str, CallerContext] = {}
     for content_id in ids:
         try:
@@ -176,7 +178,7 @@ async def _generate_item(build: Build, content_id: str, caller: CallerContext) -
     try:
         made = await build_content(build, build.engine.catalog.find_config("content", content_id).parsed, caller)
     except ChoraError as error:
-        fault = BatchItemError(error.code, error.message, error.hint)
+        fault = BatchItemError(error.code, error.message, error.next_step)
         return BatchItem(
             content_id=content_id,
             success=False,

@@ -16,8 +16,8 @@ from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_si
 ConfigData = Annotated[
     Any,
     Meta(
-        description="The config: an object, or the same as a JSON string",
-        extra_json_schema={"type": ["object", "string"]},
+        description="The config; draft_config checks it against schema://CONFIG_TYPE",
+        extra_json_schema={"type": "object"},
     ),
 ]
 DraftId = Annotated[str, Meta(description="The draft_id that draft_config returned")]
@@ -155,7 +155,7 @@ class ModifyConfig(ToolArguments):
         Any,
         Meta(
             description="JSON Merge Patch: objects merge, arrays replace, null removes",
-            extra_json_schema={"type": ["object", "string"]},
+            extra_json_schema={"type": "object"},
         ),
     ]
     create_backup: Annotated[bool, Meta(description="Keep a copy of a saved config beside it")] | None = True

@@ -25,7 +25,7 @@ Pattern = Annotated[str, Meta(max_length=255, description="Glob over ids, such a
 
 class ListGenerators(ToolArguments):
     generator_type: Annotated[Literal["builtin", "plugin"], Meta(description="Only these")] | None = None
-    include_plugins: bool | None = True
+    include_plugins: Annotated[bool, Meta(description="Also the plugins of the project")] | None = True
 
 
 class GeneratorInfo(Struct, frozen=True, kw_only=True):
@@ -183,15 +183,20 @@ def _invalid_configs(listing: ConfigListing) -> list[InvalidConfigInfo]:
 Limit = Annotated[int, Meta(description="Most rows, 1 to 500")]
 
 
+Stage = Annotated[
+    Literal["draft", "review", "approved", "deprecated"], Meta(description="Only those at this stage of their life")
+]
+
+
 class ContentFilter(Struct, frozen=True, forbid_unknown_fields=True):
-    generator_type: str | None = None
-    generated: bool | None = None
-    stage: Literal["draft", "review", "approved", "deprecated"] | None = None
+    generator_type: Annotated[str, Meta(description="Only those of this generator")] | None = None
+    generated: Annotated[bool, Meta(description="Only those with a stored text, or only those without")] | None = None
+    stage: Stage | None = None
 
 
 class ListContent(ToolArguments):
-    filter: ContentFilter | None = None
-    sort: Literal["id", "title", "generator", "modified"] | None = "id"
+    filter: Annotated[ContentFilter | None, Meta(description="Only contents that fit all of these")] = None
+    sort: Annotated[Literal["id", "title", "generator", "modified"], Meta(description="The order")] | None = "id"
     limit: Limit | None = 100
 
 
@@ -314,7 +319,7 @@ def _check_limit(limit: int | None) -> int:
     Raises:
         InvalidInput: it is out of bounds.
     """
-    limit = 100 if limit is None else limit
+    limit = limit or 100  # a form sends 0 for an empty field
     if not 1 <= limit <= 500:
         raise InvalidInput(
             f"limit is {limit}; 1 to 500 are allowed.",
@@ -330,14 +335,20 @@ def _check_limit(limit: int | None) -> int:
 
 
 class ArtifactFilter(Struct, frozen=True, forbid_unknown_fields=True):
-    type: Literal["documentation", "test", "code", "configuration", "report", "mixed"] | None = None
-    stage: Literal["draft", "review", "approved", "deprecated"] | None = None
-    assembled: bool | None = None
+    type: (
+        Annotated[
+            Literal["documentation", "test", "code", "configuration", "report", "mixed"],
+            Meta(description="Only those of this type"),
+        ]
+        | None
+    ) = None
+    stage: Stage | None = None
+    assembled: Annotated[bool, Meta(description="Only those with outputs, or only those without")] | None = None
 
 
 class ListArtifacts(ToolArguments):
-    filter: ArtifactFilter | None = None
-    sort: Literal["id", "title", "assembled", "modified"] | None = "id"
+    filter: Annotated[ArtifactFilter | None, Meta(description="Only artifacts that fit all of these")] = None
+    sort: Annotated[Literal["id", "title", "assembled", "modified"], Meta(description="The order")] | None = "id"
     limit: Limit | None = 100
 
 

@@ -12,8 +12,10 @@ from chora.engine import retention
 from chora.engine.building.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import ContentNotFound, DeletionFailed, InvalidRetention, ReferencedByArtifacts, StorageError
+from chora.leniency import is_unset
 from chora.protocol.types import Call
-from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, object_schema, parse_object, tool
+from chora.tools.schemas import object_schema
+from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, parse_object, tool
 
 Days = Annotated[int, Meta(ge=0)]
 
@@ -26,17 +28,17 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
     keep_latest: Annotated[bool, Meta(description="The newest version stays")] = True
 
 
-RETENTION_SCHEMA = {**object_schema(Retention), "type": ["object", "string", "null"]}
+RETENTION_SCHEMA = object_schema(Retention)
 
 
 class CleanupFilter(Struct, frozen=True, forbid_unknown_fields=True):
-    content_ids: list[str] | None = None
-    older_than_days: Days | None = None
+    content_ids: Annotated[list[str], Meta(description="Only these contents")] | None = None
+    older_than_days: Annotated[Days, Meta(description="Only versions older than that")] | None = None
 
 
 class CleanupEphemeral(ToolArguments):
     retention: Annotated[Any, Meta(description="What to keep", extra_json_schema=RETENTION_SCHEMA)] = None
-    filter: CleanupFilter | None = None
+    filter: Annotated[CleanupFilter | None, Meta(description="What to look at")] = None
     dry_run: Annotated[bool, Meta(description="Only report what would be deleted")] | None = False
 
 
@@ -101,7 +103,7 @@ def _parse_retention(given: Any, older_than_days: int | None) -> retention.Reten
     Raises:
         InvalidRetention: a rule is out of bounds; the details name it.
     """
-    rules = parse_object(given, "retention")
+    rules = {} if is_unset(given) else parse_object(given, "retention")
     for field in msgspec.structs.fields(Retention):
         value = rules.get(field.name, field.default)
         kind = bool if field.name == "keep_latest" else int

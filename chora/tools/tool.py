@@ -25,10 +25,14 @@ from chora.engine.building.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput, LimitExceeded
 from chora.hashing import digest_of
+from chora.leniency import is_unset
 from chora.nesting import DEPTH_LIMIT, TooManyValues, check_json_structure, decode_json, is_too_deep
 from chora.peer_memory import answer_too_large
 from chora.protocol.types import Call, InputRequired, Link, Progress, ToolAnswer
 from chora.secrets import redact
+from chora.tools.lenient_arguments import relax_arguments
+from chora.tools.schemas import input_schema, object_schema, schema_at
+from chora.wording import find_nearest
 
 log = logging.getLogger("chora.tools")
 
@@ -39,8 +43,8 @@ Category = Literal[
 Context = Annotated[
     Any,
     Meta(
-        description="Variables for the templates: an object, or the same as a JSON string",
-        extra_json_schema={"type": ["object", "string", "null"]},
+        description="Variables for the templates",
+        extra_json_schema={"type": "object"},
     ),
 ]
 """A context as clients send it: some can only send objects as strings."""
@@ -89,16 +93,16 @@ FAILURE_SCHEMA: dict[str, Any] = {
     "title": "Failure",
     "type": "object",
     "properties": {
-        "success": {"const": False},
+        "success": {"type": "boolean", "const": False},
         "error": {
             "type": "object",
             "properties": {
                 "code": {"type": "string"},
                 "message": {"type": "string"},
-                "hint": {"type": ["string", "null"]},
+                "hint": {"type": "string"},
                 "details": {"type": "object"},
             },
-            "required": ["code", "message", "details"],
+            "required": ["code", "message", "hint", "details"],
         },
     },
     "required": ["success", "error"],
@@ -108,8 +112,8 @@ RUNNING_SCHEMA: dict[str, Any] = {
     "title": "Running",
     "type": "object",
     "properties": {
-        "success": {"const": True},
-        "status": {"const": "running"},
+        "success": {"type": "boolean", "const": True},
+        "status": {"type": "string", "const": "running"},
         "job": {"type": "string"},
         "progress": {"type": "object"},
         "hint": {"type": "string"},
@@ -156,9 +160,14 @@ class Tool:
             "openWorldHint": False,
         }
         self.arguments_type = cast("type[ToolArguments]", hints["arguments"])
-        self.input_schema = object_schema(self.arguments_type)
+        self.input_schema = input_schema(self.arguments_type)
         self.output_schema = _output_schema(hints["return"], long)
         self._decoder = msgspec.json.Decoder(self.arguments_type)
+        self._optional_texts = {
+            field.name: field.default
+            for field in msgspec.structs.fields(self.arguments_type)
+            if not field.required and self.input_schema["properties"][field.name].get("type") == "string"
+        }
 
     def describe(self) -> dict[str, Any]:
         """The tool as in `tools/list`."""
@@ -182,23 +191,49 @@ class Tool:
         try:
             check_json_structure(encoded)
             try:
-                return self._decoder.decode(encoded)
+                arguments = self._decoder.decode(encoded)
             except msgspec.ValidationError:
-                if (unpacked := _unpack_strings(encoded)) is None:
+                given = msgspec.json.decode(encoded)
+                if not isinstance(given, dict):
                     raise
-                return self._decoder.decode(unpacked)
+                arguments = msgspec.convert(
+                    relax_arguments(cast("dict[str, Any]", given), self.arguments_type), self.arguments_type
+                )
         except TooManyValues as error:
             raise _too_many_values(f"The arguments of {self.name}", error) from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            problem, _, path = str(error).partition(" - at `")
-            path = path.rstrip("`") or "$"
-            raise InvalidInput(
-                f"The arguments of {self.name} don't fit at {path}: {problem}.",
-                f"The arguments are: {self.signature()}.",
-                tool=self.name,
-                field=path,
-                issue=problem,
-            ) from None
+            raise self._explain(str(error)) from None
+        for name, default in self._optional_texts.items():
+            if getattr(arguments, name) == "":
+                setattr(arguments, name, default)
+        return arguments
+
+    def _explain(self, problem: str) -> InvalidInput:
+        """The error for arguments that don't fit: what is right at this place stands in its hint and details."""
+        problem, _, path = problem.partition(" - at `")
+        path = path.rstrip("`") or "$"
+        at = schema_at(self.input_schema, path)
+        details: dict[str, Any] = {}
+        hint = f"The arguments are: {self.signature()}."
+        if problem.startswith("Invalid enum value") and "enum" in at:
+            details = {"allowed": at["enum"]}
+            hint = f"{path.removeprefix('$.')} is one of {', '.join(map(str, at['enum']))}."
+        elif problem.startswith("Object contains unknown field"):
+            wrong, known = problem.partition("`")[2].rstrip("`"), list(at.get("properties", {}))
+            nearest = find_nearest(wrong, known, 1)
+            details = {"allowed": known}
+            if path != "$":
+                hint = f"{path.removeprefix('$.')} has: {', '.join(known)}."
+            if nearest:
+                hint = f"Did you mean {nearest[0]}? {hint}"
+        return InvalidInput(
+            f"The arguments of {self.name} don't fit at {path}: {problem}.",
+            hint,
+            tool=self.name,
+            field=path,
+            issue=problem,
+            **details,
+        )
 
     def signature(self) -> str:
         """The arguments on one line, required ones first: `content_config_id, [context], [force]`."""
@@ -288,22 +323,6 @@ class Tool:
         return ToolAnswer(_encode(running), False, "running")
 
 
-def _unpack_strings(encoded: bytes | msgspec.Raw) -> bytes | None:
-    """The arguments with strings of JSON objects and arrays decoded; None if there are none.
-
-    Some clients can only send strings.
-    """
-    given = msgspec.json.decode(encoded)
-    if not isinstance(given, dict):
-        return None
-    found: dict[str, Any] = {}
-    for name, value in cast("dict[str, Any]", given).items():
-        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-            with contextlib.suppress(msgspec.DecodeError):
-                found[name] = decode_json(value)
-    return _encode({**given, **found}) if found else None
-
-
 def _failure(error: ChoraError) -> ToolAnswer:
     # No error holds a secret by design; if one does all the same, it is redacted (CWE-532, CWE-209).
     body = redact(_encode(error.as_dict()).decode()).encode()
@@ -355,29 +374,11 @@ def tool(
     return make
 
 
-def object_schema(struct: type[Struct]) -> dict[str, Any]:
-    """The JSON Schema of a Struct with `type: object` at its root, as MCP requires.
-
-    msgspec puts a `$ref` there, and docstrings as descriptions, which are no help to a model.
-    """
-    (root,), components = msgspec.json.schema_components([struct], ref_template="#/$defs/{name}")
-    name = root["$ref"].rpartition("/")[2]
-    schema = {key: value for key, value in components.pop(name).items() if key != "description"}
-    if components:
-        schema["$defs"] = {
-            key: {field: value for field, value in each.items() if field != "description"}
-            for key, each in components.items()
-        }
-    return schema
-
-
 def _output_schema(result: type[Struct], long: bool) -> dict[str, Any]:
     """The schema of what a call may return: its result, the running job, or a failure, which some clients check."""
     success = object_schema(result)
-    definitions = success.pop("$defs", None)  # references are resolved from the root
     success["required"] = ["success", *success["required"]]
-    answer: dict[str, Any] = {"type": "object", "anyOf": [success, *([RUNNING_SCHEMA] if long else []), FAILURE_SCHEMA]}
-    return answer | {"$defs": definitions} if definitions else answer
+    return {"type": "object", "anyOf": [success, *([RUNNING_SCHEMA] if long else []), FAILURE_SCHEMA]}
 
 
 def truncate_text(text: str, call: Call, uri: str | None = None) -> TextHead:
@@ -395,12 +396,12 @@ def truncate_text(text: str, call: Call, uri: str | None = None) -> TextHead:
 
 
 def parse_context(value: Any) -> dict[str, Any]:
-    """Parse a context argument into an object.
+    """Parse a context argument into an object; what a form sends for an empty field is `{}`.
 
     Raises:
         InvalidContext: as `parse_object`, or it is nested too deeply.
     """
-    context = parse_object(value, "context")
+    context = {} if is_unset(value) else parse_object(value, "context")
     if is_too_deep(context):
         raise InvalidContext(
             f"context is nested more than {DEPTH_LIMIT} levels deep.",

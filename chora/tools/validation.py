@@ -16,9 +16,11 @@ from chora.engine.building.build import Build
 from chora.engine.engine import Engine
 from chora.engine.manifest import read_manifest
 from chora.engine.validation import findings
+from chora.engine.validation.checks import CHECKS
 from chora.engine.validation.collections import MemberFinding, validate_collection
 from chora.engine.validation.rules import RuleFinding, ValidationRule
 from chora.errors import InvalidContext, InvalidInput
+from chora.leniency import is_unset
 from chora.model import CollectionConfig, Severity
 from chora.nesting import decode_json
 from chora.protocol.types import Call
@@ -34,12 +36,29 @@ ISSUES_SHOWN = 500
 
 T = TypeVar("T", findings.Finding, MemberFinding)
 
+_RULE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "description": "What is checked", "enum": list(CHECKS)},
+        "severity": {
+            "type": "string",
+            "description": 'How bad a finding is (default "error")',
+            "enum": list(get_args(Severity)),
+        },
+        "target": {"type": "string", "description": "A part, such as element.intro, instead of the whole"},
+        "config": {
+            "type": "object",
+            "description": "Options. length: min, max; format: format; syntax: language; regex: pattern, flags; lint: "
+            "linter, filename, options; links: base; schema: schema or schema_file; required_fields: fields",
+        },
+    },
+    "required": ["type"],
+}
 ValidationRules = Annotated[
     Any,
     Meta(
-        description="Rules {type, severity, target, config} besides the config's own; types: presence, length, format, "
-        "syntax, lint, regex, links, schema, required_fields, completeness, coherence",
-        extra_json_schema={"type": ["array", "string", "null"], "items": {"type": "object"}},
+        description="Rules to check besides those of the config",
+        extra_json_schema={"type": "array", "items": _RULE_SCHEMA},
     ),
 ]
 
@@ -107,7 +126,7 @@ def parse_rules(value: Any) -> tuple[list[ValidationRule], list[RuleFinding]]:
             value = decode_json(value) if value.strip() else []
         except msgspec.DecodeError as error:
             raise _invalid_rules(f"is a string that is not JSON: {error}") from None
-    listed = [] if value is None else cast("list[object]", value)
+    listed = [] if is_unset(value) else cast("list[object]", value)
     if not isinstance(listed, list):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _invalid_rules("is not a list")
     if len(listed) > RULES_LIMIT:

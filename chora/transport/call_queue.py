@@ -141,7 +141,9 @@ class CallQueue:
 
 def refusal(line: bytes, error: Busy) -> bytes:
     """The answer to a call that isn't run."""
-    failure = RpcError(wire.INTERNAL_ERROR, error.message, {**error.details, "code": error.code, "hint": error.hint})
+    failure = RpcError(
+        wire.INTERNAL_ERROR, error.message, {**error.details, "code": error.code, "hint": error.next_step}
+    )
     try:
         return wire.error_response(parse_message(line).id_bytes, failure)
     except RpcError:

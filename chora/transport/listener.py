@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import ssl
 import sys
+from functools import partial
 from typing import Any
 
 import trio
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 
 from chora.errors import UsageError, why_unreadable
 from chora.peer_memory import PeerMemory
@@ -22,6 +24,8 @@ log = logging.getLogger("chora")
 
 PEM_LIMIT = 1024 * 1024
 """Bytes of a file with a certificate or a key."""
+FREE_PORT_ATTEMPTS = 5
+"""How often a free port is picked that has to be free for two families of addresses."""
 RESERVED_DESCRIPTORS = 160
 """File descriptors that aren't for connections: the store, workers, watches, and refusals that are still sent."""
 
@@ -54,7 +58,8 @@ async def start_listening(nursery: trio.Nursery, server: HttpServer, http: HttpS
         UsageError: the address can't be bound.
     """
     try:
-        urls: list[str] = await nursery.start(server.serve)
+        sockets = _bind_both_families(http) if http.host.lower() == "localhost" else None
+        urls: list[str] = await nursery.start(partial(server.serve, sockets=sockets))
     except OSError as error:
         raise UsageError(
             f"chora can't listen on {http.host}:{http.port}: {error.strerror or error}.",
@@ -126,6 +131,35 @@ def check_tls(http: HttpSettings) -> None:
             "Give a PEM file with the certificate and its chain, and one with its key, not encrypted.",
             setting="http.cert",
         ) from None
+
+
+def _bind_both_families(http: HttpSettings) -> Sockets:
+    """Sockets of `localhost` for IPv4 and IPv6, on one port: clients try either of its addresses, some only one.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    for attempt in range(FREE_PORT_ATTEMPTS):
+        config = _hypercorn_config(http)
+        config.bind = [f"127.0.0.1:{http.port}"]
+        sockets = config.create_sockets()
+        bound = [*sockets.secure_sockets, *sockets.insecure_sockets]
+        config.bind = [f"[::1]:{bound[0].getsockname()[1]}"]
+        try:
+            other = config.create_sockets()
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                log.warning("localhost is served on IPv4 only: %s", error.strerror or error)
+                return sockets
+            for each in bound:
+                each.close()
+            if http.port or attempt == FREE_PORT_ATTEMPTS - 1:
+                raise
+            continue  # a port that was free for one family only
+        sockets.secure_sockets += other.secure_sockets
+        sockets.insecure_sockets += other.insecure_sockets
+        return sockets
+    raise AssertionError
 
 
 def _hypercorn_config(http: HttpSettings) -> Config:

@@ -9,6 +9,7 @@ import trio
 
 from chora.access import LOCAL
 from chora.errors import Busy, LimitExceeded
+from chora.leniency import without_bom
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueClosed
 from chora.protocol.server import McpServer
@@ -79,6 +80,7 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
                                 continue
                             if line is None:
                                 break
+                            line = without_bom(line)
                             # Messages that can't take long are answered at once and in order, so that a client may send
                             # its handshake and its first call in one write.
                             if wire.is_long_running(line):

@@ -25,7 +25,7 @@ CONTEXTS = [
 EMPTY = [None, "", "{}", {}, "null", "  "]
 """Everything that means no context."""
 
-NO_CONTEXTS = [([], "array"), (5, "number"), ("x=1", "string"), ("[]", "array"), (True, "boolean")]
+NO_CONTEXTS = [([1], "array"), (5, "number"), ("x=1", "string"), ("[1]", "array"), (True, "boolean")]
 """Invalid contexts, and the type that the error names."""
 
 NO_IDS = ["", " ", "a/b", "..", "a\\b", "x" * 256]

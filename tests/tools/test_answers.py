@@ -92,7 +92,8 @@ LONG = {
 @requirement("tools.default-set")
 def test_the_catalogue_is_complete():
     """Every tool has a row in the table above, and every module of the package with tools is registered."""
-    found = {module.name for module in pkgutil.iter_modules(chora.tools.__path__)} - {"tool"}
+    found = {module.name for module in pkgutil.iter_modules(chora.tools.__path__)}
+    found -= {"tool", "schemas", "lenient_arguments"}
     assert found == {module.__name__.rpartition(".")[2] for module in MODULES}
     assert set(TOOLS) == set(CATALOGUE)
     assert len(CATALOGUE) == 24, (
@@ -131,7 +132,6 @@ def test_a_tool_has_its_published_description(name: str):
     assert schema["type"] == "object"
     assert schema.get("required", []) == required
     assert [name for name in schema["properties"] if name not in required] == optional
-    assert schema["additionalProperties"] is False
     assert TOOLS[name].read_only is hints.get("readOnlyHint", False)
 
 
@@ -143,17 +143,15 @@ def test_schemas_are_self_contained(name: str):
     for schema in (shown["inputSchema"], shown["outputSchema"]):
         jsonschema.Draft202012Validator.check_schema(schema)
         assert schema["type"] == "object"
-        text = json.dumps(schema)
-        for reference in (part.partition('"')[0] for part in text.split('"$ref": "')[1:]):
-            assert reference.startswith("#/$defs/")
-            assert reference.removeprefix("#/$defs/") in schema["$defs"]
-        for each in [schema, *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]:
+        assert "$ref" not in json.dumps(schema)
+        for each in [schema, *schema.get("anyOf", [])]:
             assert "description" not in each
     success, *running, failure = shown["outputSchema"]["anyOf"]
-    assert [schema["properties"]["status"] for schema in running] == ([{"const": "running"}] if name in LONG else [])
+    statuses = [schema["properties"]["status"] for schema in running]
+    assert statuses == ([{"type": "string", "const": "running"}] if name in LONG else [])
     assert "success" in success["required"]
-    assert success["properties"]["success"] == {"enum": [True], "default": True}
-    assert failure["properties"]["success"] == {"const": False}
+    assert success["properties"]["success"] == {"type": "boolean", "enum": [True], "default": True}
+    assert failure["properties"]["success"] == {"type": "boolean", "const": False}
 
 
 OWN = [each for each in subclasses() if each.__module__ == ChoraError.__module__]
@@ -259,7 +257,7 @@ async def test_a_bug_is_an_incident(engine: Engine, caplog: pytest.LogCaptureFix
         ({}, "$", "Object missing required field `what`"),
         ({"what": 5}, "$.what", "Expected `str`, got `int`"),
         ({"what": None}, "$.what", "Expected `str`, got `null`"),
-        ({"what": "x", "number": "3"}, "$.number", "Expected `int | null`, got `str`"),
+        ({"what": "x", "number": "three"}, "$.number", "Expected `int | null`, got `str`"),
         ({"what": "x", "wath": 1}, "$", "Object contains unknown field `wath`"),
         ([], "$", "Expected `object`, got `array`"),
         (b"{", "$", "Input data was truncated"),
@@ -276,7 +274,9 @@ async def test_invalid_arguments_are_named(engine: Engine, arguments: Any, field
     assert error["details"]["field"] == field or issue == ""
     assert error["details"]["tool"] == "work"
     assert issue in error["details"]["issue"]
-    assert error["hint"] == "The arguments are: what, [number], [data]."
+    assert error["hint"].endswith("The arguments are: what, [number], [data].")
+    if "wath" in issue:
+        assert error["hint"].startswith("Did you mean what?")
 
 
 def test_a_tool_without_arguments_has_an_empty_schema():

@@ -181,7 +181,7 @@ async def test_assembling_fails_with_the_codes_of_the_reference(ask: Asking, gre
         assert wrong["details"]["received_type"] == received
     for config_id in NO_IDS:
         await ask.refused("assemble_artifact", "invalid_config_id", artifact_config_id=config_id)
-    for arguments in ({}, {"artifact_config_id": None}, {**SHEET, "force": 1}, {**SHEET, "output_path": 1}):
+    for arguments in ({}, {"artifact_config_id": None}, {**SHEET, "force": 2}, {**SHEET, "output_path": 1}):
         await ask.refused("assemble_artifact", "invalid_input", **arguments)
 
 

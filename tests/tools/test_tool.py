@@ -38,7 +38,6 @@ def test_every_tool_describes_itself(each: Tool):
     jsonschema.Draft202012Validator.check_schema(each.input_schema)
     jsonschema.Draft202012Validator.check_schema(each.output_schema)
     assert each.input_schema["type"] == each.output_schema["type"] == "object"
-    assert each.input_schema.get("additionalProperties") is False
     assert msgspec.json.decode(msgspec.json.encode(each.describe()))["_meta"]["chora/category"] == each.category
 
 

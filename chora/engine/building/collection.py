@@ -363,7 +363,9 @@ def _claimed_files(scope: CollectionScope) -> dict[str, str]:
 def _ended_by(error: BaseException) -> MemberError:
     """Why the remaining members weren't built."""
     if isinstance(error, ChoraError):
-        return MemberError(error.code, f"It wasn't built, because the build ended early: {error.message}", error.hint)
+        return MemberError(
+            error.code, f"It wasn't built, because the build ended early: {error.message}", error.next_step
+        )
     return MemberError(CANCELLED, "It wasn't built, because the build was cancelled.")
 
 

@@ -43,7 +43,7 @@ class MemberError(NamedTuple):
 
     @classmethod
     def from_error(cls, error: ChoraError) -> MemberError:
-        return cls(error.code, error.message, error.hint, error.details.get("diff", ""))
+        return cls(error.code, error.message, error.next_step, error.details.get("diff", ""))
 
     def as_dict(self) -> dict[str, str | None]:
         """The error as a manifest has it."""

@@ -36,6 +36,13 @@ METADATA_PATHS = ("/.well-known/oauth-protected-resource", "/.well-known/oauth-p
 """Where clients find out which issuer's tokens are accepted, RFC 9728 §3.1."""
 REFUSALS = (400, 401, 403)
 """HTTP statuses of requests that are refused before anything of them is done."""
+SAME_PATHS: dict[str, str] = {
+    "/mcp/": "/mcp",
+    "/sse/": "/sse",
+    "/messages": "/messages/",
+    f"{METADATA_PATHS[1]}/": METADATA_PATHS[1],
+}
+"""Paths that mean another one; see `chora.leniency`."""
 ENDPOINTS = ("/mcp", "/sse", "/messages/")
 
 
@@ -87,7 +94,8 @@ class HttpApplication:
         if scope["type"] != "http":
             await self._pages(scope, receive, send)
             return
-        security, path = self._security, scope["path"]
+        security, path = self._security, str(scope["path"])
+        path = SAME_PATHS.get(path, path)
         route = self._routes.get((scope["method"], path))
         if (origin := security.allowed_origin(scope)) is not None:
             send = with_headers(send, answer_headers(origin))

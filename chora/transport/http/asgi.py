@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from chora.leniency import without_bom
 from chora.peer_memory import Holding
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
@@ -53,7 +54,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes | None:
         piece = message.get("body", b"")
         holding.charge(len(piece))
         if not message.get("more_body", False):
-            return bytes(body + piece) if body else piece
+            return without_bom(bytes(body + piece) if body else piece)
         body += piece
 
 

@@ -46,7 +46,9 @@ class LegacySse:
         self._sessions.add_session(session)
         try:
             await start_response(send)
-            endpoint = f"/messages/?session_id={session.id}".encode()
+            # Relative, so that it holds behind a path prefix, too (RFC 3986 §5.2).
+            beside = "../" if scope["path"].endswith("/") else ""
+            endpoint = f"{beside}messages/?session_id={session.id}".encode()
             await send(
                 {"type": "http.response.body", "body": encode_event(endpoint, kind=b"endpoint"), "more_body": True}
             )

@@ -18,14 +18,14 @@ def check_media_types(scope: Scope) -> tuple[int, bytes] | None:
     if content_type != "application/json":
         # A page of another origin may post forms and text/plain without a CORS preflight, but not JSON (CWE-352).
         return 415, error_body("Post JSON, with Content-Type: application/json.")
-    accept = header_value(scope, b"accept") or "*/*"
+    accept = (header_value(scope, b"accept") or "*/*").lower()
     if not any(kind in accept for kind in ("*/*", "application/*", "application/json")):
         return 406, error_body("The answer is JSON or an event stream.", "Accept application/json, text/event-stream.")
     return None
 
 
 def accepts_event_stream(scope: Scope) -> bool:
-    return "text/event-stream" in (header_value(scope, b"accept") or "")
+    return "text/event-stream" in (header_value(scope, b"accept") or "").lower()
 
 
 def check_routing_headers(

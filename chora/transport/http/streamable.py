@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from chora.errors import Busy, LimitExceeded
 from chora.protocol import wire
-from chora.protocol.envelope import modern_revision, params_of, parse_message
+from chora.protocol.envelope import find_id, modern_revision, params_of, parse_message
 from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from chora.protocol.tool_calls import canonical_tool_name
@@ -95,7 +95,9 @@ class StreamableHttp:
             elif incoming.method == "subscriptions/listen":
                 self._sessions.check_subscriptions(scope[PRINCIPAL])
         except RpcError as error:
-            await send_json(send, wire.HTTP_STATUS.get(error.code, 200), wire.error_response(id_bytes, error))
+            await send_json(
+                send, wire.HTTP_STATUS.get(error.code, 200), wire.error_response(id_bytes or find_id(body), error)
+            )
             return
         session = Session("http", scope[PRINCIPAL])
         if incoming.method == "subscriptions/listen":
@@ -177,7 +179,7 @@ class StreamableHttp:
                         wire.HEADER_MISMATCH, "The MCP-Protocol-Version header must name the body's revision"
                     )
         except RpcError as error:
-            await send_json(send, 400, wire.error_response(None, error))
+            await send_json(send, 400, wire.error_response(find_id(body), error))
             return
         if incoming is not None and incoming.method == "initialize":
             # Some clients keep the id of a session that has ended, and would never get beyond a 404.
