@@ -365,7 +365,14 @@ class ContentConfig(
 class ArtifactOutput(Struct, frozen=True, kw_only=True):
     """A file that an artifact is written to."""
 
-    file: Annotated[NotEmpty, Meta(description="Path, relative to the project", examples=["outputs/my-artifact.md"])]
+    file: Annotated[
+        NotEmpty,
+        Meta(
+            description="Path, relative to the project; a template of the context that the caller and the collection "
+            "give, and of artifact_id",
+            examples=["outputs/my-artifact.md"],
+        ),
+    ]
     format: Annotated[
         Literal["markdown", "code", "binary", "bdd", "test_results", "json", "yaml", "text", "html", "xml"],
         Meta(

@@ -362,6 +362,8 @@ MAKING = {
     "assembly.retrieval": "A child is taken from the store by its retrieval strategy.",
     "outputs.every-one": "Every output that an artifact lists is written.",
     "outputs.first-is-primary": "The first output is reported, and alone replaced by another path.",
+    "outputs.names-are-rendered": "The name of an output is a template of the context, and never written as it stands.",
+    "outputs.one-file": "Names that differ only in case or in Unicode's forms are one file, and collide.",
     "outputs.formats": "JSON and YAML are written in canonical form, all other text as it is.",
     "outputs.final-newline": "A text file ends with one newline, unless its output keeps what the template gave.",
     "outputs.tools-are-no-edits": "Whitespace at the end, CRLF and a byte-order mark are no edits of an output.",

@@ -10,6 +10,7 @@ still known as written by chora.
 
 from __future__ import annotations
 
+import unicodedata
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
@@ -83,6 +84,16 @@ def check_output_path(engine: Engine, path: str) -> str:
         PermissionDenied: it lies outside the output folders, among chora's own data, or would become a program.
     """
     return engine.folder.check_writable(path).relative_to(engine.folder.root).as_posix()
+
+
+def is_template(name: str) -> bool:
+    """Whether the name of an output has to be rendered."""
+    return any(mark in name for mark in ("{{", "{%", "{#"))
+
+
+def same_file(path: str) -> str:
+    """What is equal for paths that are one file on some disks, where case or Unicode's composed forms don't count."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 
 def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> OutputState:

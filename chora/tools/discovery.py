@@ -15,8 +15,10 @@ from msgspec import Meta, Struct
 from chora.catalog import ConfigListing, FoundConfig
 from chora.engine.building.gather import generator_name
 from chora.engine.engine import Engine
+from chora.engine.outputs import is_template
 from chora.errors import InvalidInput
 from chora.generators.registry import Generator
+from chora.model import ArtifactConfig
 from chora.protocol.types import Call
 from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, tool
 
@@ -400,14 +402,21 @@ async def _filter_artifacts(engine: Engine, found: list[FoundConfig], wanted: Ar
         return (
             wanted.type in (None, config.metadata.type)
             and wanted.stage in (None, config.evolution.stage)
-            and wanted.assembled in (None, engine.folder.is_file(config.metadata.outputs[0].file))
+            and wanted.assembled in (None, engine.folder.is_file(_first_output(engine, config)))
         )
 
     return await _select(found, fits)
 
 
+def _first_output(engine: Engine, config: ArtifactConfig) -> str:
+    """The file of the first output; of one whose name is a template, one that was written."""
+    name = config.metadata.outputs[0].file
+    written = engine.store.outputs_of(config.id) if is_template(name) else []
+    return written[0].path if written else name
+
+
 def _last_assembled(engine: Engine, found: FoundConfig) -> str | None:
-    output = found.parsed.config.metadata.outputs[0].file
+    output = _first_output(engine, found.parsed.config)
     known = engine.store.output(output) if engine.folder.is_file(output) else None
     return known.written_at if known else None
 
@@ -416,7 +425,7 @@ async def _describe_artifact(engine: Engine, found: FoundConfig) -> ArtifactInfo
     await trio.lowlevel.checkpoint()
     config = found.parsed.config
     metadata = config.metadata
-    output = metadata.outputs[0].file
+    output = _first_output(engine, config)
     return ArtifactInfo(
         id=config.id,
         title=metadata.title,

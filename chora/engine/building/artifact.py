@@ -15,11 +15,20 @@ from chora.engine.building.compose import compose
 from chora.engine.building.encode import encode_text
 from chora.engine.building.fingerprint import artifact_fingerprint
 from chora.engine.building.key_parts import key_parts, name_changes
+from chora.engine.building.output_names import render_output_names
 from chora.engine.building.pieces import GatheredPieces, Piece, gather_pieces
 from chora.engine.building.recall import confirm_inputs, explain_stale, keep_trace, recall_trace
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
-from chora.engine.outputs import Action, OutputState, check_output_path, diff_output, examine_output, write_outputs
+from chora.engine.outputs import (
+    Action,
+    OutputState,
+    check_output_path,
+    diff_output,
+    examine_output,
+    same_file,
+    write_outputs,
+)
 from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, CompositionFailed
 from chora.hashing import digest_of, sha256
@@ -125,7 +134,7 @@ async def build_artifact(
     try:
         recorder = build.new_recorder()
         recorder.record(parsed.origin)
-        outputs = _locate_outputs(build.engine, config, output_path, locate)
+        outputs = await _locate_outputs(build.engine, config, caller, output_path, locate)
         pieces, texts = await _compose_texts(build, config, caller, outputs, recorder)
         parts = _key_parts(build, parsed, caller, output_path, locate)
         built = await _write_texts(build, key, parts, config, outputs, pieces, texts, recorder)
@@ -154,7 +163,7 @@ async def plan_artifact(
     """
     engine = build.engine
     config: ArtifactConfig = parsed.config
-    outputs = _locate_outputs(engine, config, output_path, locate)
+    outputs = await _locate_outputs(engine, config, caller, output_path, locate)
     reasons = await explain_stale_artifact(build, parsed, caller, output_path=output_path, locate=locate)
     if not reasons and not build.force:
         return [PlannedOutput(output.file, "unchanged", [], "", _recorded_size(engine, output)) for output in outputs]
@@ -255,26 +264,30 @@ def _from_trace(config: ArtifactConfig, result: ArtifactTrace, inputs: dict[str,
     )
 
 
-def _locate_outputs(
-    engine: Engine, config: ArtifactConfig, output_path: str | None, locate: Locate | None
+async def _locate_outputs(
+    engine: Engine, config: ArtifactConfig, caller: CallerContext, output_path: str | None, locate: Locate | None
 ) -> list[ArtifactOutput]:
     """The outputs with the checked, project-relative paths they go to.
 
     Raises:
         PermissionDenied: one lies outside the folders that outputs may be written to, or among chora's own data.
-        CompositionFailed: two are the same file.
+        CompositionFailed: two are the same file, also if only where case or Unicode's forms don't count, or a name
+            can't be rendered.
     """
-    wanted = [locate(output.file) if locate else output.file for output in config.metadata.outputs]
+    names = await render_output_names(engine, config, caller, given_first=output_path is not None)
+    wanted = [locate(name) if locate else name for name in names]
     if output_path is not None:
         wanted[0] = output_path
     paths = [check_output_path(engine, path) for path in wanted]
-    if duplicates := {path for path in paths if paths.count(path) > 1}:
+    files = [same_file(path) for path in paths]
+    if duplicates := sorted({path for path, file in zip(paths, files, strict=True) if files.count(file) > 1}):
+        what = "as output twice" if len(duplicates) == 1 else "as outputs, which are one file on some disks"
         raise CompositionFailed(
-            f"{config.id} names {', '.join(sorted(duplicates))} as output twice.",
+            f"{config.id} names {', '.join(duplicates)} {what}.",
             "Name each file once.",
             composition_strategy=config.metadata.composition_strategy,
             error_type="DuplicateOutput",
-            output_path=min(duplicates),
+            output_path=duplicates[0],
         )
     return [
         msgspec.structs.replace(output, file=path) for output, path in zip(config.metadata.outputs, paths, strict=True)

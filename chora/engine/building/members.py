@@ -17,10 +17,11 @@ from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.content import build_content, gather_content
 from chora.engine.building.context import deep_merge, gather_shared_context
 from chora.engine.building.gather import source_access
+from chora.engine.building.output_names import render_output_names
 from chora.engine.building.recall import keep_trace, recall_trace
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
-from chora.engine.outputs import check_output_path
+from chora.engine.outputs import check_output_path, same_file
 from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, GenerationFailed, OutputEdited
 from chora.hashing import digest_of
@@ -174,7 +175,7 @@ class MemberBuilder:
         self._config = scope.config
         self._force_all = build.force or self._config.generation.force
         self._force_members = force_members | frozenset(self._config.generation.force_members)
-        self._claimed = {path.casefold(): writer for path, writer in claimed.items()}
+        self._claimed = {same_file(path): writer for path, writer in claimed.items()}
 
     async def recall_member(self, member: Member) -> BuiltMember | None:
         """A member's earlier result, if nothing has changed that it was made from, nor what was made.
@@ -255,7 +256,7 @@ class MemberBuilder:
         if member.type == "collection":
             nested = await build_nested(build, parsed, caller, self._nested_base_path(member))
             return _nested_result(member, nested)
-        locate = self._claim_outputs(member, parsed)
+        locate = await self._claim_outputs(member, parsed, caller)
         built = await build_artifact(build, parsed, caller, locate=locate)
         key = self.trace_key(member)
         inputs = {name: digest for name, digest in built.inputs.items() if name not in built.outputs}
@@ -292,7 +293,7 @@ class MemberBuilder:
             if len(stale) > NESTED_SHOWN:
                 reasons.append(f"and {len(stale) - NESTED_SHOWN} more")
             return PlannedMember(member, reasons, [], None, nested, all(each.cached for each in nested))
-        locate = self._claim_outputs(member, parsed)
+        locate = await self._claim_outputs(member, parsed, caller)
         if build.force:
             reasons = ["force is set"]
         else:
@@ -335,16 +336,16 @@ class MemberBuilder:
             return None
         return str(PurePosixPath(self._scope.base_path) / member.id)
 
-    def _claim_outputs(self, member: Member, parsed: ParsedConfig) -> Locate:
+    async def _claim_outputs(self, member: Member, parsed: ParsedConfig, caller: CallerContext) -> Locate:
         """Where the outputs of a member go, which no other member may write.
 
         Raises:
-            CompositionFailed: another one writes one of the files.
+            CompositionFailed: another one writes one of the files, or the name of one can't be rendered.
             PermissionDenied: one lies where no output may be.
         """
         locate = output_location(self._config, self._scope.base_path, member)
-        outputs = parsed.config.metadata.outputs
-        conflict = self._claim(member, [check_output_path(self._engine, locate(output.file)) for output in outputs])
+        names = await render_output_names(self._engine, parsed.config, caller)
+        conflict = self._claim(member, [check_output_path(self._engine, locate(name)) for name in names])
         if conflict:
             raise CompositionFailed(
                 f"{member.id} writes {conflict[1]}, as {conflict[0]} does already.",
@@ -358,9 +359,9 @@ class MemberBuilder:
     def _claim(self, member: Member, paths: list[str]) -> tuple[str, str] | None:
         """Claim files for a member; another member that has claimed one of them already, and that file."""
         for path in paths:
-            if (writer := self._claimed.get(path.casefold(), member.id)) != member.id:
+            if (writer := self._claimed.get(same_file(path), member.id)) != member.id:
                 return writer, path
-        self._claimed.update((path.casefold(), member.id) for path in paths)
+        self._claimed.update((same_file(path), member.id) for path in paths)
         return None
 
 

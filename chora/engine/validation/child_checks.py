@@ -10,7 +10,7 @@ from chora.engine import retrieval
 from chora.engine.building.content import is_approved
 from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
-from chora.engine.outputs import check_output_path
+from chora.engine.outputs import check_output_path, is_template, same_file
 from chora.engine.validation.generator_checks import check_composition, check_generator
 from chora.engine.validation.rules import MalformedRule, RuleContext, RuleFinding
 from chora.errors import ChoraError, ConfigNotFound
@@ -98,12 +98,15 @@ async def check_coherence(context: RuleContext) -> list[RuleFinding]:
     if isinstance(config, ArtifactConfig):
         paths: list[str] = []
         for index, output in enumerate(config.metadata.outputs):
+            if is_template(output.file):  # what it comes to depends on the context
+                continue
             try:
                 paths.append(check_output_path(engine, output.file))
             except ChoraError as error:
                 place = f"metadata.outputs[{index}]"
                 findings.append(RuleFinding("invalid_output", error.message.removesuffix("."), place, severity="error"))
-        for path in _duplicates(paths):
+        for file in _duplicates(map(same_file, paths)):
+            path = next(path for path in paths if same_file(path) == file)
             message = f"{path} is an output twice"
             findings.append(
                 RuleFinding("duplicate_output", message, "metadata.outputs", {"output_path": path}, severity="error")

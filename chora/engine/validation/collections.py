@@ -16,7 +16,7 @@ from chora.engine.building.context import gather_shared_context
 from chora.engine.building.members import SharedContextFailed, open_member, output_location, shared_source_access
 from chora.engine.engine import Engine
 from chora.engine.manifest import manifest_path
-from chora.engine.outputs import check_output_path
+from chora.engine.outputs import check_output_path, is_template, same_file
 from chora.engine.validation.child_checks import check_child
 from chora.engine.validation.generator_checks import check_composition
 from chora.errors import (
@@ -218,22 +218,24 @@ class _CollectionValidation:
             return
         claimed: dict[str, str] = {}
         if config.output.manifest:
-            claimed[manifest_path(base).casefold()] = "the manifest"
+            claimed[same_file(manifest_path(base))] = "the manifest"
         for member, found in zip(config.members, found_configs, strict=True):
             if found is None or not isinstance(found.parsed.config, ArtifactConfig):
                 continue
             place = output_location(config, base, member)
             severity: Severity = "error" if member.required else "warning"
             for output in found.parsed.config.metadata.outputs:
+                if is_template(output.file):  # what it comes to depends on the context
+                    continue
                 try:
                     path = check_output_path(self._engine, place(output.file))
                 except ChoraError as error:
                     self._add_finding(severity, "invalid_output", error.message, within, member.id)
                     continue
-                if other_writer := claimed.get(path.casefold()):
+                if other_writer := claimed.get(same_file(path)):
                     by_whom = "twice" if other_writer == member.id else f"and so does {other_writer}"
                     self._add_finding(
                         severity, "duplicate_output", f"{member.id} writes {path}, {by_whom}", within, member.id
                     )
                 else:
-                    claimed[path.casefold()] = member.id
+                    claimed[same_file(path)] = member.id

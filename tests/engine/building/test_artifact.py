@@ -27,6 +27,7 @@ from chora.engine.building.artifact import (
     plan_artifact,
 )
 from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.collection import build_collection
 from chora.engine.building.content import build_content
 from chora.engine.building.encode import INLINE_LENGTH, encode_output
 from chora.engine.building.pieces import gather_pieces
@@ -286,6 +287,112 @@ async def test_an_artifact_has_a_largest_size(sheet: Project, engine: Engine, mo
     )
     with unchanged(sheet), pytest.raises(LimitExceeded, match="comes to more than 9 bytes"):
         await run(engine)
+
+
+# -- names of outputs --------------------------------------------------------------------------------------------
+
+
+@requirement("outputs.names-are-rendered")
+@pytest.mark.parametrize(
+    ("file", "context", "path"),
+    [
+        ("outputs/{{ tag }}.md", {"tag": "v1.0"}, "outputs/v1.0.md"),
+        ("outputs/{{ release.tag }}/{{ artifact_id }}.md", {"release": {"tag": "v2"}}, "outputs/v2/sheet.md"),
+        ("outputs/{% if beta %}beta{% else %}final{% endif %}.md", {"beta": True}, "outputs/beta.md"),
+        ("outputs/{# note #}a.md", {}, "outputs/a.md"),
+        ("outputs/{{ tag | lower | replace(' ', '-') }}.md", {"tag": "Big One"}, "outputs/big-one.md"),
+        ("outputs/{a}.md", {}, "outputs/{a}.md"),
+    ],
+)
+async def test_the_name_of_an_output_is_rendered(
+    project: Project, engine: Engine, file: str, context: dict[str, Any], path: str
+):
+    """With the context that the composition sees; built, planned and recalled under that name."""
+    project.save(text("one", "One\n"), artifact("sheet", [child("one")], out(file)))
+    planned = await plan_artifact(
+        Build(engine, dry=True), engine.catalog.find_config("artifact", "sheet").parsed, CallerContext(context)
+    )
+    assert [(each.path, each.action) for each in planned] == [(path, "create")]
+    assert (await run(engine, context=context)).outputs == [path]
+    assert project.read(path) == "One\n"
+    assert [name for name in project.files() if "{{" in name] == []
+    assert (await run(engine, context=context)).status == "skipped"
+    assert known(engine, path).artifact_id == "sheet"
+
+
+@requirement("outputs.names-are-rendered")
+@pytest.mark.parametrize(
+    ("file", "context", "problem"),
+    [
+        ("outputs/{{ tag }}.md", {}, "'tag' is undefined"),
+        ("outputs/{{ tag", {}, "unexpected end of template"),
+        ("outputs/{{ tag.items }}.md", {"tag": {}}, "has no attribute 'items'"),
+        ("outputs/{{ tag }}.md", {"tag": "{{ x }}"}, "it comes to 'outputs/{{ x }}.md'"),
+        ("outputs/{{ tag }}.md", {"tag": "a\nb"}, "it comes to"),
+        ("{{ tag }}", {"tag": ""}, "it comes to ''"),
+        ("outputs/{{ tag }}", {"tag": ""}, "it comes to 'outputs/'"),
+        ("{{ tag }}", {"tag": " a.md"}, "it comes to ' a.md'"),
+    ],
+)
+async def test_a_name_that_cannot_be_rendered_is_refused(
+    project: Project, engine: Engine, file: str, context: dict[str, Any], problem: str
+):
+    """Nothing is written, in a lenient project neither."""
+    project.save(text("one", "One\n"), artifact("sheet", [child("one")], out(file)))
+    engine.settings = msgspec.structs.replace(engine.settings, templates=settings.TemplateSettings("lenient"))
+    with unchanged(project), pytest.raises(CompositionFailed, match=r"names no file") as failed:
+        await run(engine, context=context)
+    assert problem in failed.value.message
+    assert failed.value.details["error_type"] == "InvalidOutputName"
+
+
+@requirement("outputs.names-are-rendered")
+@pytest.mark.parametrize("tag", ["../../a", ".git/hooks/a", "../chora.toml"])
+async def test_a_rendered_name_leads_nowhere_else(project: Project, engine: Engine, tag: str):
+    """The rules for outputs apply to what it comes to (CWE-22)."""
+    project.save(text("one", "One\n"), artifact("sheet", [child("one")], out("outputs/{{ tag }}")))
+    with unchanged(project), pytest.raises(PermissionDenied):
+        await run(engine, context={"tag": tag})
+
+
+@requirement("outputs.one-file")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("outputs/a.md", "outputs/a.md"),
+        ("outputs/a.md", "outputs/A.md"),
+        ("outputs/a/b.md", "outputs/A/b.md"),
+        ("outputs/\u00e9.md", "outputs/e\u0301.md"),
+        ("outputs/\u00c9.md", "outputs/e\u0301.md"),
+        ("outputs/stra\u00dfe.md", "outputs/STRASSE.md"),
+        ("outputs/{{ 'a' }}.md", "outputs/a.md"),
+        ("outputs/a.md", "outputs/./a.md"),
+    ],
+)
+async def test_names_that_are_one_file_on_some_disks_collide(project: Project, engine: Engine, first: str, second: str):
+    """In one artifact, and in the members of a collection, whose other members are built."""
+    project.save(text("one", "One\n"), artifact("sheet", [child("one")], out(first), out(second)))
+    with unchanged(project), pytest.raises(CompositionFailed) as failed:
+        await run(engine)
+    assert failed.value.details["error_type"] == "DuplicateOutput"
+    members = [{"id": name, "type": "artifact", "path": f"configs/artifact/{name}.json"} for name in ("left", "right")]
+    project.save(
+        artifact("left", [child("one")], out(first)),
+        artifact("right", [child("one")], out(second)),
+        {
+            "type": "collection",
+            "id": "pack",
+            "name": "Pack",
+            "members": members,
+            "output": {"base_path": "outputs", "structure": "custom"},
+            "generation": {"strategy": "sequential"},
+        },
+    )
+    parsed = engine.catalog.find_config("collection", "pack").parsed
+    with pytest.raises(CompositionFailed) as failed:
+        await build_collection(Build(engine), parsed, CallerContext({}))
+    assert failed.value.details["failed_members"] == ["right"]
+    assert "as left does already" in failed.value.message
 
 
 # -- composing and encoding -------------------------------------------------------------------------------------
