@@ -163,8 +163,9 @@ class Catalog:
     def open_config(self, kind: Kind, path: str, on_read: OnRead | None = None) -> FoundConfig:
         """Open the config at a path: relative to project, config folder or folder of its kind.
 
-        A path without a suffix is tried with each of them, and a bare name finally as an id. An absolute path must lie
-        inside the project.
+        A path without a suffix is tried with each of them. Where no file is, the name of the file tells the id, with or
+        without the kind at its end: the config may have been saved in another layout. An absolute path must lie inside
+        the project.
 
         Raises:
             InvalidConfigId: the path is empty, too long, or holds control characters.
@@ -195,8 +196,14 @@ class Catalog:
                 break
         if outside:
             raise outside
-        if "/" not in path and not path.endswith(SUFFIXES):
-            return self.find_config(kind, path, on_read)
+        missing: list[ChoraError] = []
+        for config_id in self._ids_of_path(kind, path):
+            try:
+                return self.find_config(kind, config_id, on_read)
+            except (ConfigNotFound, InvalidConfigId) as error:
+                missing.append(error)
+        if missing and "/" not in path and not path.endswith(SUFFIXES):
+            raise missing[0]
         raise ConfigNotFound(
             f"There is no {kind} config at {path!r}.",
             _LIST_HINTS[kind],
@@ -255,6 +262,15 @@ class Catalog:
             for shape in _SHAPES:
                 name = f"{at}/{shape.format(id=config_id, kind=kind)}"
                 yield from (name + suffix for suffix in SUFFIXES)
+
+    def _ids_of_path(self, kind: Kind, path: str) -> list[str]:
+        """The ids of the configs that may have been saved at a path, in any layout; none outside the config folders."""
+        place = PurePosixPath(path)
+        folders = {".", self.root, *self._kind_folders(kind), kind, f"{kind}s"}
+        if not folders & {str(place.parent), str(place.parent.parent)} or place.parent.name == "..":
+            return []
+        stem = place.stem if path.endswith(SUFFIXES) else place.name
+        return list(dict.fromkeys((stem, stem.removesuffix(f"-{kind}"))))
 
     def _normalize_path(self, base: str, path: str) -> str:
         """A path in the form of the cache's keys: project-relative, forward slashes, without `.` and `..`."""

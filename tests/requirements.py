@@ -276,6 +276,7 @@ CONFIGS = {
     "layouts.content": "A content config is found in every layout that chora-compose had, flat before nested.",
     "layouts.artifact": "An artifact config is found in singular and plural folders, flat and nested.",
     "layouts.yaml": "Configs may be YAML of the same shape.",
+    "layouts.member-paths": "Members and children are found by their files' names, also after a save elsewhere.",
     "layouts.id-inside": "A config is found by the id inside its file as a last resort.",
     "layouts.paths": (
         "Paths of children and members are tried from the project, the configs and the folder of their type."

@@ -248,6 +248,36 @@ def test_a_mere_name_is_an_id_in_the_end(project: Project) -> None:
     assert caught.value.hint == "Did you mean season-pack?"
 
 
+@requirement("layouts.member-paths")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "layout", ["{kind}/note/note-{kind}", "{kind}s/note", "{kind}s/note-{kind}", "{kind}/other-name"]
+)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("note", "note-{kind}", "note.json", "note-{kind}.yaml", "{kind}s/note.json", "{kind}/note-{kind}.json"),
+        *("configs/{kind}s/note-{kind}.json", "configs/{kind}/note", "configs/{kind}/note/note-{kind}.json"),
+        *("note/note.json", "configs/note.json"),
+    ],
+)
+def test_the_name_of_a_missing_file_tells_the_id(project: Project, kind: Kind, layout: str, path: str) -> None:
+    """A config that was saved in another layout than a member or child was written for is found all the same."""
+    where = project.put(f"configs/{layout.format(kind=kind)}.json", kind)
+    found = project.catalog().open_config(kind, path.format(kind=kind))
+    assert (found.path, found.parsed.config.id) == (where, "note")
+
+
+def test_the_name_of_a_missing_file_means_what_it_says_first(project: Project) -> None:
+    """An id may end like a kind; of a file elsewhere, the name tells nothing."""
+    for config_id in ("note", "note-content"):
+        project.put(f"configs/content/{config_id}/{config_id}-content.json", "content", config_id)
+    assert project.catalog().open_config("content", "contents/note-content.json").parsed.config.id == "note-content"
+    for path in ("drafts/old/note.json", "configs/artifact/x/note.json", "sub/deep/note.json"):
+        with pytest.raises(ConfigNotFound):
+            project.catalog().open_config("content", path)
+
+
 @requirement("layouts.inside-project")
 @pytest.mark.parametrize("path", ["../outside.json", "/etc/hostname.json", "configs/../../outside.json", "link/x.json"])
 def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> None:
