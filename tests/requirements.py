@@ -680,6 +680,7 @@ SERVER = {
     ),
     "connect.absent": "The bridge starts before its server does.",
     "connect.memory": "What arrives of a server's answers takes bounded memory, however many arrive at once.",
+    "connect.refusals": "A refusal reaches the call that it refuses, whatever id the server gives it.",
     "connect.proxy": "Servers are reached through the proxy of the environment, and this machine directly.",
     "connect.origin": "The bridge sends its token to the configured server only.",
 }

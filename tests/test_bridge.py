@@ -383,6 +383,53 @@ async def test_errors_of_a_refusal_reach_the_client_under_its_id():
         assert (await client.ask_modern("nope", id=3))["error"]["message"] == "own"
 
 
+REFUSED_BY = [
+    (b'"server-error"', "400 Bad Request"),
+    (b"null", "400 Bad Request"),
+    (b'"1"', "400 Bad Request"),
+    (b"99", "404 Not Found"),
+    (b'"server-error"', "200 OK"),
+    (b'"server-error"', "500 Internal Server Error"),
+    (b'"server-error"', "406 Not Acceptable"),
+]
+
+
+@requirement("connect.refusals")
+@pytest.mark.parametrize(("id", "status"), REFUSED_BY)
+@pytest.mark.parametrize("method", ["server/discover", "initialize", "tools/call"])
+async def test_a_refusal_reaches_the_call_that_it_refuses(id: bytes, status: str, method: str):
+    """The Python SDK 1.x refuses what it doesn't know with `"id": "server-error"`; the call waited for good."""
+    body = b'{"jsonrpc":"2.0","id":%s,"error":{"code":-32600,"message":"Bad Request: not understood"}}' % id
+    server = Server()
+
+    def refuse(request: ReceivedRequest) -> Answer:
+        if request.method == "POST" and request.message.get("method") == method:
+            return http(body, status)
+        return server(request)
+
+    async with playing(refuse) as upstream, bridged(upstream.url) as client:
+        if method == "tools/call":
+            await client.initialize()
+        ask = client.ask_modern if method == "server/discover" else client.ask
+        answer = await ask(method, {"protocolVersion": "2025-11-25", "capabilities": {}, "name": "x"}, id=5)
+        assert answer["id"] == 5
+        assert "not understood" in answer["error"]["message"]
+
+
+@requirement("connect.refusals")
+@pytest.mark.parametrize(("asked", "answered"), [(5, "5"), ("5", 5), (5, 5)])
+async def test_an_answer_with_its_id_as_text_reaches_its_call(asked: Any, answered: Any):
+    """The client gets it under the id that it used."""
+    server = Server()
+    result = {"content": []}
+    body = msgspec.json.encode({"jsonrpc": "2.0", "id": answered, "result": result})
+    server.answers["tools/call"] = http(body)
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        answer = await client.ask("tools/call", {"name": "x"}, id=asked)
+        assert (answer["id"], answer["result"]) == (asked, result)
+
+
 SCHEMA = {
     "type": "object",
     "properties": {

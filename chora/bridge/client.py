@@ -24,6 +24,7 @@ from chora.bridge.messages import (
     PendingCall,
     SessionMemory,
     TransportNotFound,
+    alike_key,
     key_of,
     one_line,
     split_messages,
@@ -144,9 +145,9 @@ class Bridge:
             return
         key = key_of(message.id)
         call = owner if owner is not None and key == owner.key else None if key is None else calls.get(key)
-        if key is None and owner is not None and message.error is not UNSET:
-            call = owner  # the server refused it before reading its id
-            line = b'{"jsonrpc":"2.0","id":' + owner.id + b',"error":' + bytes(message.error) + b"}"
+        if call is None and (call := _meant_call(message, key, calls, owner)) is not None:
+            kind, content = (b"result", message.result) if message.error is UNSET else (b"error", message.error)
+            line = b'{"jsonrpc":"2.0","id":%s,"%s":%s}' % (call.id, kind, bytes(content or b"null"))
         if call is None or call.answer is not None:
             log.warning("a response of %s was dropped: no open request has its id", self._upstream.address)
             return
@@ -356,6 +357,19 @@ class Bridge:
     def _remove_call(self, call: PendingCall) -> None:
         if call.key is not None and self.calls.get(call.key) is call:
             del self.calls[call.key]
+
+
+def _meant_call(
+    message: BridgedMessage, key: Key | None, calls: Mapping[Key, PendingCall], owner: PendingCall | None
+) -> PendingCall | None:
+    """The call that a response is for whose id is that of no call; see `chora.leniency`.
+
+    A refusal in the response to a POST is for that call, whatever id it has; gateways turn numbers into text.
+    """
+    same = alike_key(key)
+    if owner is not None and (message.error is not UNSET or same == owner.key):
+        return owner
+    return None if same is None else calls.get(same)
 
 
 class _QueuedNotification(Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,17 @@ def key_of(id: Raw | UnsetType) -> Key | None:
     except wire.DECODE_ERRORS:  # a number that is out of range
         return None
     return isinstance(value, str), value
+
+
+def alike_key(key: Key | None) -> Key | None:
+    """The id that a gateway may have made of another one: a number as text, or the number of a text."""
+    match key:
+        case (False, int(number)):
+            return True, str(number)
+        case (True, str(text)) if re.fullmatch(r"-?(0|[1-9][0-9]{0,15})", text):
+            return False, int(text)
+        case _:
+            return None
 
 
 def subscription_of(message: BridgedMessage) -> Key | None:
