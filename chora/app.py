@@ -47,7 +47,11 @@ log = logging.getLogger("chora")
 async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None:
     """MCP on stdin and stdout until the client or a signal ends it."""
     limits = loaded.settings.limits
-    async with stop_on_signals(limits.grace) as stopping, open_engine(project, loaded.settings) as engine:
+    reading = loaded.settings.mcp.read_only
+    async with (
+        stop_on_signals(limits.grace) as stopping,
+        open_engine(project, loaded.settings, reading=reading) as engine,
+    ):
         server = project_server(engine, TOOLS, Metrics(), is_watched=True)
         engine.changes.subscribe(server.notify_resource_changed)
         async with trio.open_nursery() as services:

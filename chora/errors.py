@@ -3,8 +3,8 @@
     ChoraError
      ├── InvalidInput, InvalidContext, InvalidConfigId, ValidationError, ValidationFailed, UsageError
      ├── InvalidConfig, InvalidRetention, CircularReference, MaxDepthExceeded
-     ├── ConfigNotFound, ContentNotFound, DraftNotFound, GeneratorNotFound, ManifestNotFound, MissingContent,
-     │   ProjectNotFound, JobNotFound, ResourceNotFound, TokenNotFound
+     ├── BackupNotFound, ConfigNotFound, ContentNotFound, DraftNotFound, GeneratorNotFound, ManifestNotFound,
+     │   MissingContent, ProjectNotFound, JobNotFound, ResourceNotFound, TokenNotFound
      ├── SaveFailed, OutputEdited, ReferencedByArtifacts, JobCancelled
      ├── Unauthorized
      ├── PermissionDenied, Forbidden
@@ -222,6 +222,13 @@ class ContentNotFound(ChoraError):
     """A content without a stored text."""
 
     code = "content_not_found"
+    category = "missing"
+
+
+class BackupNotFound(ChoraError):
+    """A backup, or a damaged database to be salvaged, that doesn't exist."""
+
+    code = "backup_not_found"
     category = "missing"
 
 

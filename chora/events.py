@@ -19,7 +19,7 @@ import trio
 
 from chora import this_process
 from chora.errors import StorageError
-from chora.nofollow import open_folder
+from chora.nofollow import OpenFolder, open_folder
 from chora.request_context import event_listener, trace_id
 from chora.secrets import redact
 from chora.store.records import Event
@@ -32,6 +32,10 @@ log = logging.getLogger("chora.events")
 SCHEMA_VERSION = "1.0"
 """The version of the lines; the first number changes when readers of older lines would break."""
 
+FILE_LIMIT = 16 * 1024 * 1024
+"""Bytes from which on the event file is put aside and a new one begun."""
+FILES_KEPT = 4
+"""Event files that were put aside and are kept: `events.jsonl.1` is the newest."""
 ROWS_LIMIT = 10_000
 """Rows that may wait for the store; others are in the file only."""
 BATCH_ROWS = 500
@@ -97,6 +101,9 @@ class Events:
     def _append_line(self, path: Path, line: bytes) -> None:
         flags = os.O_CREAT | os.O_APPEND | (os.O_RDWR if self._may_be_torn else os.O_WRONLY)
         with open_folder(path.parent, make=True) as folder:
+            status = folder.find_status(path.name)
+            if status is not None and status.st_size >= FILE_LIMIT:
+                self._put_aside(folder, path.name)
             descriptor = folder.open_file(path.name, flags)
         try:
             if self._may_be_torn and os.fstat(descriptor).st_size:
@@ -109,6 +116,14 @@ class Events:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
+
+    @staticmethod
+    def _put_aside(folder: OpenFolder, name: str) -> None:
+        """Rename the file and those before it; a line that another process is writing goes where the file goes."""
+        for number in range(FILES_KEPT, 0, -1):
+            before = name if number == 1 else f"{name}.{number - 1}"
+            if folder.find_status(before) is not None:
+                folder.replace(before, f"{name}.{number}")
 
     # -- rows -----------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ ROWS: list[tuple[type[ChoraError], str, Category]] = [
     (errors.MaxDepthExceeded, "max_depth_exceeded", "invalid"),
     (errors.ModificationFailed, "modification_failed", "invalid"),
     (errors.ContentNotFound, "content_not_found", "missing"),
+    (errors.BackupNotFound, "backup_not_found", "missing"),
     (errors.ManifestNotFound, "manifest_not_found", "missing"),
     (errors.JobNotFound, "job_not_found", "missing"),
     (errors.ResourceNotFound, "resource_not_found", "missing"),

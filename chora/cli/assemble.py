@@ -10,6 +10,7 @@ import click
 from chora.cli.collect import is_stale, print_conflicts
 from chora.cli.run import (
     call_tool,
+    check_outcome,
     context_option,
     json_option,
     load_settings,
@@ -30,7 +31,7 @@ from chora.wording import quantity
 @click.option("--force", is_flag=True, help="Generate every child again; an edited file is kept anyway.")
 @click.option("--plan", is_flag=True, help="Only print what would be written, and why.")
 @click.option("--diff", is_flag=True, help="Only show how the files would differ.")
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited, 2 if it can't look.")
 @json_option
 @click.pass_obj
 @report_errors
@@ -52,18 +53,19 @@ def command(
         _print_text(project, artifact_id, parse_context(context))
         return
     dry_run = plan or diff or check
-    result = call_tool(
-        project,
-        "assemble_artifact",
-        {
-            "artifact_config_id": artifact_id,
-            "context": parse_context(context),
-            "output_path": output,
-            "force": force,
-            "dry_run": dry_run,
-        },
-        progress=True,
-    )
+    with check_outcome(check=check):
+        result = call_tool(
+            project,
+            "assemble_artifact",
+            {
+                "artifact_config_id": artifact_id,
+                "context": parse_context(context),
+                "output_path": output,
+                "force": force,
+                "dry_run": dry_run,
+            },
+            progress=True,
+        )
     metadata = result["metadata"]
     if as_json:
         print_json(result)
@@ -92,7 +94,7 @@ def _print_text(project: str | None, artifact_id: str, context: dict[str, Any]) 
     folder, loaded = load_settings(project)
 
     async def compose() -> tuple[bytes, str]:
-        async with open_engine(folder, loaded.settings) as engine:
+        async with open_engine(folder, loaded.settings, reading=True) as engine:
             parsed = engine.catalog.find_config("artifact", artifact_id).parsed
             text = await compose_artifact(Build(engine, dry=True), parsed, CallerContext(context))
             return text, parsed.config.metadata.outputs[0].encoding

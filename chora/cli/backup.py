@@ -21,14 +21,12 @@ from chora.wording import quantity
 @report_errors
 def command(project: str | None, folder: str | None, keep: int | None, as_json: bool) -> None:
     """Make a backup while other processes read and write. It appears only when it is complete and verified."""
-    import contextlib
-
-    from chora.store import open_store
     from chora.store.backup import delete_old_backups, make_backup
+    from chora.store.reading import reading_store
 
     root, loaded = load_settings(project)
     target = locate(Path.cwd() if folder else root, folder or loaded.settings.backup.folder)
-    with contextlib.closing(open_store(root, loaded.settings.storage)) as store:
+    with reading_store(root, loaded.settings.storage) as store:
         made = run_async(partial(make_backup, store, target))
     removed = delete_old_backups(target, keep) if keep else []
     if as_json:

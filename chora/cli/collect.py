@@ -10,6 +10,7 @@ import click
 from chora.cli.run import (
     ToolFailed,
     call_tool,
+    check_outcome,
     context_option,
     json_option,
     parse_context,
@@ -29,7 +30,7 @@ from chora.wording import quantity
 @click.option("--member", "members", multiple=True, metavar="ID", help="Build this member again; may be repeated.")
 @click.option("--plan", is_flag=True, help="Only print what would be built, and why.")
 @click.option("--diff", is_flag=True, help="Only show how the files would differ.")
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited, 2 if it can't look.")
 @json_option
 @click.pass_obj
 @report_errors
@@ -57,7 +58,8 @@ def command(
         "show_diff": dry_run,
     }
     try:
-        result = call_tool(project, "generate_collection", arguments, progress=True)
+        with check_outcome(check=check):
+            result = call_tool(project, "generate_collection", arguments, progress=True)
     except ToolFailed as failure:  # the members that were built are reported in the same form
         if not as_json and "cached_members" in failure.details:
             _print_totals(failure.details, failure.details["cached_members"])

@@ -64,11 +64,11 @@ def _print_restored(done: RestoreResult, verb: str, as_json: bool) -> None:
 
 
 def _salvage(damaged: Path, target: Path, as_json: bool) -> None:
-    from chora.errors import SaveFailed, StorageError
+    from chora.errors import BackupNotFound, SaveFailed
     from chora.store.salvage import salvage_database
 
     if not damaged.is_file():
-        raise StorageError(f"There is no file {damaged}.", "Name the damaged database.", path=str(damaged))
+        raise BackupNotFound(f"There is no file {damaged}.", "Name the damaged database.", path=str(damaged))
     if target.exists():
         raise SaveFailed(f"{target} exists already.", "Name a new file.", path=str(target))
     done = salvage_database(damaged, target)

@@ -85,6 +85,22 @@ def report_errors(function: Function) -> Function:
     return wrapper
 
 
+CANNOT_LOOK = ("storage_error", "storage_failed", "busy", "internal_error", "limit_exceeded", "budget_exceeded")
+"""Failures that say nothing about whether a file is up to date."""
+
+
+@contextmanager
+def check_outcome(*, check: bool) -> Generator[None]:
+    """Let a `--check` that can't look exit with 2: 1 means that it looked, and found something."""
+    try:
+        yield
+    except ChoraError as error:
+        code = error.as_dict().get("error", {}).get("code")
+        if check and error.exit_code == 1 and code in CANNOT_LOOK:
+            raise ToolFailed(error.as_dict(), 2) from None
+        raise
+
+
 def _first_error(group: BaseExceptionGroup[ChoraError]) -> ChoraError:
     inner: BaseException = group
     while isinstance(inner, BaseExceptionGroup):
@@ -153,7 +169,8 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
     folder, loaded = load_settings(project)
 
     async def run() -> ToolAnswer:
-        async with open_engine(folder, loaded.settings) as engine:
+        reading = tool.read_only or arguments.get("dry_run") is True
+        async with open_engine(folder, loaded.settings, reading=reading) as engine:
             with _progress_bar(name) if progress and sys.stderr.isatty() else nullcontext() as report_progress:
                 return await tool.run_tool(
                     engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), report_progress)

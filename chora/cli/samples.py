@@ -17,6 +17,13 @@ SETTINGS = """\
 undefined = "strict"
 """
 
+IGNORED = """\
+# What chora keeps for itself: its store, its event log, and configs that were replaced.
+/.chora/
+/var/
+*.backup
+"""
+
 GREETING = {
     "type": "content",
     "id": "greeting",
@@ -47,6 +54,7 @@ HELLO = {
 
 INIT: dict[str, str | dict[str, Any]] = {
     "chora.toml": SETTINGS,
+    ".gitignore": IGNORED,
     "configs/templates/greeting.md.j2": "# Hello, {{ name }}!\n\nThis file was composed by chora.\n",
     "configs/content/greeting.json": GREETING,
     "configs/artifact/hello.json": HELLO,
@@ -54,6 +62,7 @@ INIT: dict[str, str | dict[str, Any]] = {
 
 DEMO: dict[str, str | dict[str, Any]] = {
     "chora.toml": SETTINGS,
+    ".gitignore": IGNORED,
     "data/library.yaml": """\
 name: Tidewater Library
 street: 4 Harbour Lane

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -31,9 +32,10 @@ from chora.locks import FileLocks, NamedLocks
 from chora.model import Kind
 from chora.project import locate
 from chora.render.pool import RenderPool
-from chora.settings import Settings
+from chora.settings import Settings, StorageSettings
 from chora.sources import git_reference
 from chora.store import open_store
+from chora.store.reading import is_writable, reading_store
 from chora.store.store import Store
 from chora.supervision import Supervisor
 
@@ -123,16 +125,22 @@ class Engine:
 
 
 @asynccontextmanager
-async def open_engine(project: Path, settings: Settings) -> AsyncGenerator[Engine]:
+async def open_engine(project: Path, settings: Settings, *, reading: bool = False) -> AsyncGenerator[Engine]:
     """A project with its store open, its template workers ready to be started, and its background services running.
+
+    Args:
+        project: its folder.
+        settings: its settings.
+        reading: nothing will be generated or stored: then a project that can't be written is opened all the same.
 
     Raises:
         StorageError: the store can't be used.
         UsageError: a plugin that the settings name can't be loaded.
     """
     folder = open_project_folder(project, settings)
-    store = open_store(project, settings.storage)
-    try:
+    opened = reading_store if reading else _open_to_write
+    with opened(project, settings.storage) as store:
+        events = locate(project, settings.paths.events)
         async with trio.open_nursery() as services:
             pool, supervisor = RenderPool(settings.render), Supervisor()
             await services.start(pool.serve)
@@ -141,7 +149,7 @@ async def open_engine(project: Path, settings: Settings) -> AsyncGenerator[Engin
                 catalog=Catalog(folder, settings.paths.configs),
                 templates=Templates(folder, settings.paths.templates, pool),
                 store=store,
-                events=Events(locate(project, settings.paths.events)),
+                events=Events(None if reading and not is_writable(events) else events),
                 settings=settings,
                 supervisor=supervisor,
             )
@@ -150,5 +158,7 @@ async def open_engine(project: Path, settings: Settings) -> AsyncGenerator[Engin
             await services.start(supervisor.keep_running, "store of events", partial(engine.events.serve, store))
             yield engine
             services.cancel_scope.cancel()
-    finally:
-        store.close()
+
+
+def _open_to_write(project: Path, settings: StorageSettings) -> AbstractContextManager[Store]:
+    return contextlib.closing(open_store(project, settings))

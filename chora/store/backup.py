@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from chora.disk import make_folder, sync_folder, unsafe_path_error
-from chora.errors import ChoraError, StorageError, UsageError, io_details
+from chora.errors import BackupNotFound, ChoraError, StorageError, UsageError, io_details
 from chora.files import delete_leftovers
 from chora.nofollow import CREATE, UnsafePath, check_file, copy_file, open_file, open_folder
 from chora.settings import StorageSettings
@@ -173,11 +173,13 @@ def verify_backup(path: Path) -> dict[str, int]:
     """Verify that a file is an intact database of ours; returns the number of records by kind.
 
     Raises:
-        StorageError: it doesn't exist, is damaged, or belongs to another program or a newer chora.
+        BackupNotFound: it doesn't exist.
+        StorageError: it is damaged, or belongs to another program or a newer chora.
     """
     if not path.is_file():
-        problem = f"{path} is not a file" if os.path.lexists(path) else f"There is no file {path}"
-        raise StorageError(f"{problem}.", "`chora backup` makes one.", path=str(path))
+        if not os.path.lexists(path):
+            raise BackupNotFound(f"There is no file {path}.", "`chora backup` makes one.", path=str(path))
+        raise StorageError(f"{path} is not a file.", "`chora backup` makes one.", path=str(path))
     with translate_errors(path), _open_database(path, apsw.SQLITE_OPEN_READONLY) as db:
         if db.pragma("application_id") != APPLICATION_ID:
             raise StorageError(f"{path} is not a backup that chora made.", "Name another file.", path=str(path))

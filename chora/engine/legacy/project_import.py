@@ -12,7 +12,7 @@ from chora.catalog import ROOTS
 from chora.engine.legacy.file_import import FileImport
 from chora.engine.legacy.history_import import HistoryImport
 from chora.engine.legacy.import_state import HISTORY_FOLDER, ImportResult, ImportState
-from chora.errors import InvalidInput
+from chora.errors import InvalidInput, ProjectNotFound
 from chora.files import Folder
 from chora.store import Store
 
@@ -51,13 +51,16 @@ async def import_project(
         dry_run: only report what would be done.
 
     Raises:
+        ProjectNotFound: `source` can't be reached.
         InvalidInput: there is no chora-compose project at `source`.
         WriteFailed, StorageError, OSError: something can't be written; the import can be repeated.
     """
     try:
         old = Folder(source)
     except OSError as error:
-        raise InvalidInput(f"{source} can't be reached: {error.strerror}.", None, field="DIR") from None
+        raise ProjectNotFound(
+            f"{source} can't be reached: {error.strerror}.", "Name the old project's folder."
+        ) from None
     old_folders = [root for root in (*ROOTS, "templates", "drafts", HISTORY_FOLDER) if (old.root / root).is_dir()]
     if not old_folders:
         raise InvalidInput(

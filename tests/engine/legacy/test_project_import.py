@@ -15,7 +15,7 @@ from chora.engine.legacy import history_import
 from chora.engine.legacy.conversion import convert, kind_of
 from chora.engine.legacy.import_state import ImportResult
 from chora.engine.legacy.project_import import import_project
-from chora.errors import InvalidInput, ValidationFailed, WriteFailed
+from chora.errors import InvalidInput, ProjectNotFound, ValidationFailed, WriteFailed
 from chora.files import Folder
 from chora.hashing import sha256
 from chora.store import SqliteStore, Store, Version
@@ -289,7 +289,7 @@ async def test_a_folder_that_is_no_project_is_refused(tmp_path: Path, new: Path,
     with pytest.raises(InvalidInput, match="no chora-compose project") as caught:
         await import_project(new, Folder(new), store)
     assert "chora-configs" in str(caught.value.hint)
-    with pytest.raises(InvalidInput, match="can't be reached"):
+    with pytest.raises(ProjectNotFound, match="can't be reached"):
         await import_project(tmp_path / "none", Folder(new), store)
 
 
