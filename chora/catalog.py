@@ -28,7 +28,7 @@ from chora.errors import (
 )
 from chora.file_stamps import FileStamp
 from chora.files import CONFIG_LIMIT, CONFIG_ROOTS, PATH_LIMIT, Folder
-from chora.model import Kind
+from chora.model import KINDS, Kind
 from chora.path_rules import find_invisible
 from chora.wording import find_nearest
 
@@ -48,6 +48,14 @@ _PARAMETERS: dict[Kind, str] = {
     "artifact": "artifact_config_id",
     "collection": "collection_config_path",
 }
+EXISTING_BYTES = 600
+"""Bytes of the ids that an error about a missing one names."""
+_MAKERS: dict[Kind, str] = {
+    "content": "is a content: generate_content makes its text",
+    "artifact": "is an artifact: assemble_artifact composes it",
+    "collection": "is a collection: generate_collection builds it",
+}
+_DRAFT_ID = re.compile(r"draft-[0-9]{8}T[0-9]{6}-[0-9a-f]+")
 _LIST_HINTS: dict[Kind, str] = {
     "content": "list_content_configs lists the content configs.",
     "artifact": "list_artifact_configs lists the artifact configs.",
@@ -146,13 +154,36 @@ class Catalog:
             return found
         if (broken := listing.find_invalid(config_id)) is not None:
             raise _copy_error(broken.cause)
-        near = find_nearest(config_id, listing.ids)
         searched = [*self._candidate_paths(kind, config_id), *(f"{at}/**" for at in self._kind_folders(kind))]
         raise ConfigNotFound(
             f"There is no {kind} config {config_id!r}.",
-            f"Did you mean {' or '.join(near)}?" if near else _LIST_HINTS[kind],
-            **{_PARAMETERS[kind]: config_id, "searched_paths": searched},
+            self.hint_for_missing(config_id, kind) or _LIST_HINTS[kind],
+            **{_PARAMETERS[kind]: config_id, "searched_paths": searched, "existing": self.list_alike(config_id, kind)},
         )
+
+    def hint_for_missing(self, config_id: str, *kinds: Kind) -> str | None:
+        """The next step for an id of which there is no config of these kinds: the right tool for what it is the id of,
+        else similar ids; None if there are none."""
+        if _DRAFT_ID.fullmatch(config_id):
+            return f"{config_id} is the id of a draft: test_config tries it, and save_config makes it a config."
+        for kind in KINDS:
+            if kind not in kinds and self.list_configs(kind).find(config_id) is not None:
+                return f"{config_id} {_MAKERS[kind]}."
+        near = find_nearest(config_id, [each for kind in kinds for each in self.list_configs(kind).ids])
+        return f"Did you mean {' or '.join(near)}?" if near else None
+
+    def list_alike(self, config_id: str, *kinds: Kind) -> list[str]:
+        """Ids that there are, the most similar ones first, within `EXISTING_BYTES`."""
+        ids = [each for kind in kinds for each in self.list_configs(kind).ids]
+        near = find_nearest(config_id, ids)
+        shown: list[str] = []
+        left = EXISTING_BYTES
+        for each in (*near, *(other for other in ids[:100] if other not in near)):
+            left -= len(each.encode()) + 3
+            if left < 0:
+                break
+            shown.append(each)
+        return shown
 
     def locate_config(self, kind: Kind, name: str, on_read: OnRead | None = None) -> FoundConfig:
         """The config of an id or at a path; raises as `find_config` and `open_config`."""
@@ -207,7 +238,11 @@ class Catalog:
         raise ConfigNotFound(
             f"There is no {kind} config at {path!r}.",
             _LIST_HINTS[kind],
-            **{_PARAMETERS[kind]: path, "searched_paths": list(dict.fromkeys(searched))},
+            **{
+                _PARAMETERS[kind]: path,
+                "searched_paths": list(dict.fromkeys(searched)),
+                "existing": self.list_alike(PurePosixPath(path).stem, kind),
+            },
         )
 
     def list_configs(self, kind: Kind) -> ConfigListing:

@@ -28,6 +28,10 @@ INSTRUCTIONS = (
 )
 
 
+ALWAYS_OFFERED = ("hello_world",)
+"""Tools that belong to every toolset: the uptime probe, the benchmarker and `chora bench` call them, as monitors do."""
+
+
 class ProjectProvider:
     """Serves one project.
 
@@ -67,7 +71,7 @@ def hidden_tools(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_onl
     for name, tool in tools.items():
         if read_only and not tool.read_only:
             reasons[name] = "This server only reads: the setting mcp.read_only is on."
-        elif wanted and tool.toolset not in wanted:
+        elif wanted and tool.toolset not in wanted and name not in ALWAYS_OFFERED:
             reasons[name] = f"This server leaves out the toolset {tool.toolset}: mcp.toolsets doesn't name it."
     return reasons
 

@@ -246,7 +246,9 @@ Toolset = Literal["core-generation", "config-lifecycle", "storage", "discovery",
 class McpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What the server offers to agents."""
 
-    toolsets: Annotated[tuple[Toolset, ...], Meta(description="Tools that are offered; if empty, all")] = ()
+    toolsets: Annotated[
+        tuple[Toolset, ...], Meta(description="Tools that are offered, besides hello_world; if empty, all")
+    ] = ()
     read_only: Annotated[bool, Meta(description="Offer only the tools that change nothing")] = False
 
 

@@ -656,6 +656,7 @@ SERVER = {
     "server.oauth": (
         "Tokens of an authorization server are accepted if it signed them, for this server, and they are valid now."
     ),
+    "server.probe.toolsets": "The probe finds a server up whatever tools it offers.",
     "server.toolsets": "Tools that are left out are neither listed nor called.",
     "server.sessions": "Sessions are limited, in all and per principal, and the principal with the most loses one.",
     "server.streams": "Thousands of idle streams are cheap, and a client that never reads loses its own.",

@@ -387,7 +387,7 @@ REFUSED_BY = [
     (b'"server-error"', "400 Bad Request"),
     (b"null", "400 Bad Request"),
     (b'"1"', "400 Bad Request"),
-    (b"99", "404 Not Found"),
+    (b"99", "409 Conflict"),
     (b'"server-error"', "200 OK"),
     (b'"server-error"', "500 Internal Server Error"),
     (b'"server-error"', "406 Not Acceptable"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from chora.logs import start_logging
 from chora.nesting import decode_json
 from chora.nofollow import read_file
 from chora.project import find_project
-from chora.wording import escape_controls
+from chora.wording import escape_controls, find_nearest
 
 T = TypeVar("T")
 Function = Callable[..., Any]
@@ -118,8 +119,40 @@ def exit_with_error(error: ChoraError, as_json: bool) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+COMMAND_OF_TOOL = {
+    "generate_content": "chora generate",
+    "regenerate_content": "chora generate --force",
+    "preview_generation": "chora preview",
+    "assemble_artifact": "chora assemble",
+    "generate_collection": "chora collect",
+    "validate_content": "chora validate",
+    "validate_collection_config": "chora validate --collection",
+    "check_freshness": "chora freshness",
+    "trace_dependencies": "chora trace",
+    "list_content_configs": "chora ls configs",
+    "list_artifact_configs": "chora ls artifacts",
+    "list_content": "chora ls content",
+    "list_artifacts": "chora ls artifacts",
+    "cleanup_ephemeral": "chora gc",
+}
+"""The commands that do what tools do; any other tool is called with `chora call`."""
+_TOOL_NAME = re.compile(r"(?<!chora call )\b[a-z]+(?:_[a-z]+)+\b")
+
+
+def hint_for_people(hint: str) -> str:
+    """A hint that names tools, with the commands that people have instead of them."""
+    from chora.tools import TOOLS
+
+    def name_command(found: re.Match[str]) -> str:
+        name = found[0]
+        return f"`{COMMAND_OF_TOOL.get(name, f'chora call {name}')}`" if name in TOOLS else name
+
+    return _TOOL_NAME.sub(name_command, hint)
+
+
 def print_error(message: str, hint: str | None, details: dict[str, Any]) -> None:
     """Print an error for people, on stderr."""
+    hint = hint and hint_for_people(hint)
     echo(f"error: {message}", fg="red", err=True)
     for fault in details.get("schema_errors", []):
         echo(f"  {fault['path']}: {fault['message']}", err=True)
@@ -165,7 +198,9 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
 
     tool = TOOLS.get(name)
     if tool is None:
-        raise InvalidInput(f"There is no tool {name}.", f"There are {', '.join(TOOLS)}.", tool=name)
+        near = find_nearest(name, TOOLS, 1)
+        hint = f"Did you mean `chora call {near[0]}`?" if near else "`chora tools` lists them."
+        raise InvalidInput(f"There is no tool {name}.", hint, tool=name, allowed=list(TOOLS))
     folder, loaded = load_settings(project)
 
     async def run() -> ToolAnswer:

@@ -379,9 +379,11 @@ def _find_saved_config(engine: Engine, config_id: str, kind: Kind | None) -> tup
     if not found:
         raise ConfigNotFound(
             f"There is no config {config_id!r}, and no draft of this id.",
-            "list_content_configs and list_artifact_configs list the configs.",
+            engine.catalog.hint_for_missing(config_id, *((kind,) if kind else KINDS))
+            or "list_content_configs and list_artifact_configs list the configs.",
             config_id=config_id,
             searched_paths=searched,
+            existing=engine.catalog.list_alike(config_id, *((kind,) if kind else KINDS)),
         )
     if len(found) > 1:
         raise InvalidInput(
@@ -467,9 +469,12 @@ def find_draft(engine: Engine, draft_id: str) -> Draft:
     """
     kept = engine.store.draft(draft_id)
     if kept is None:
+        kinds = [each for each in KINDS if engine.catalog.list_configs(each).find(draft_id) is not None]
         raise DraftNotFound(
             f"There is no draft {draft_id[:80]!r}.",
-            "draft_config creates one; save_config deletes the draft that it saves.",
+            f"{draft_id} is the id of {'an' if kinds[0][0] == 'a' else 'a'} {kinds[0]} config: modify_config changes it."
+            if kinds
+            else "draft_config creates one; save_config deletes the draft that it saves.",
             draft_id=draft_id[:80],
         )
     return kept

@@ -174,7 +174,7 @@ async def delete_content(engine: Engine, arguments: DeleteContent, call: Call) -
     if draft is None and not (state.kept if arguments.preserve_metadata else state.versions):
         raise ContentNotFound(
             f"No text of {arguments.content_id!r} is stored.",
-            "list_content shows what is stored.",
+            engine.catalog.hint_for_missing(arguments.content_id, "content") or "list_content shows what is stored.",
             content_id=arguments.content_id,
         )
     users = await retention.referring_artifacts(engine, arguments.content_id)

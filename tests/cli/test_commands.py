@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from chora import __main__, __version__
 from chora.cli import COMMANDS, main, program
-from chora.cli.run import parse_context, report_errors
+from chora.cli.run import hint_for_people, parse_context, report_errors
 from chora.errors import InvalidInput
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, content, requirement, unchanged
@@ -155,7 +155,7 @@ def test_failures_have_a_code_an_exit_status_and_a_hint(
     assert done.stdout == ""
     assert done.stderr.startswith(f"error: {failure['error']['message']}\n")
     assert failure["error"]["hint"] is not None
-    assert done.stderr.endswith(f"\n  {failure['error']['hint']}\n")
+    assert done.stderr.endswith(f"\n  {hint_for_people(failure['error']['hint'])}\n")
 
 
 def test_a_file_of_arguments_that_cannot_be_read_is_an_error(run: Run, tmp_path: Path):

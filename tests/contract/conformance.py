@@ -225,7 +225,8 @@ def tabulate(verdicts: Mapping[str, Verdict], marks: Mapping[str, int]) -> dict[
     rows: list[dict[str, Any]] = [
         {
             "scenario": name,
-            "passed": verdict.against(marks[name]),
+            "passed": verdict.passed,
+            "noted": verdict.noted,
             "failed": verdict.failed,
             "warned": verdict.warned,
             "skipped": verdict.skipped,
@@ -235,6 +236,7 @@ def tabulate(verdicts: Mapping[str, Verdict], marks: Mapping[str, int]) -> dict[
     ]
     return {
         "passed": sum(row["passed"] for row in rows),
+        "noted": sum(row["noted"] for row in rows),
         "mark": sum(marks.values()),
         "failed": sum(row["failed"] for row in rows),
         "scenarios": rows,
@@ -250,10 +252,11 @@ async def run(legs: list[str], ways: list[str], *, as_json: bool) -> int:
         if not as_json:
             heading = f"{outcome['leg']} {outcome['way']}"
             print_table(
-                (heading, "passed", "failed", "warned", "skipped"),
+                (heading, "passed", "noted", "failed", "warned", "skipped"),
                 [tuple(row.values()) for row in outcome["scenarios"]],
             )
-            print(f"{heading}: {outcome['passed']} of {outcome['mark']} passed, {outcome['failed']} failed\n")
+            noted = f" and {outcome['noted']} noted" if outcome["noted"] else ""
+            print(f"{heading}: {outcome['passed']} passed{noted} of {outcome['mark']}, {outcome['failed']} failed\n")
 
     for way in ways:
         for leg in legs:

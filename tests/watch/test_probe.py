@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from typing import Any, get_args
 
 import pytest
 import trio
@@ -9,11 +10,13 @@ import trio.testing
 
 from chora.metrics import Metrics
 from chora.secrets import Secret
+from chora.settings import Toolset
 from chora.store import Sample, SqliteStore
 from chora.timestamps import now
 from chora.watch import probe
+from chora.watch.mcp_client import connect_http
 from chora.watch.probe import ProbeTarget
-from tests.conftest import Project, Serve
+from tests.conftest import Project, Serve, requirement
 from tests.patience import PATIENCE
 
 
@@ -24,6 +27,27 @@ async def test_a_successful_probe_is_a_sample_that_is_up(hello: Project, serve: 
     assert sample.ok
     assert sample.milliseconds > 0
     assert sample.facts == {}
+
+
+@requirement("server.probe.toolsets")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"mcp.toolsets": (name,)} for name in get_args(Toolset)),
+        {"mcp.toolsets": ("storage",), "mcp.read_only": True},
+        {"mcp.read_only": True},
+    ],
+    ids=str,
+)
+async def test_the_probe_does_not_depend_on_toolsets(hello: Project, serve: Serve, settings: dict[str, Any]):
+    """A server that offers some tools only isn't down for that; nor does its benchmark fail."""
+    async with serve(hello.root, settings) as opened:
+        sample = await probe.probe(opened.target)
+        assert sample.ok, sample.facts
+        async with connect_http(opened.target.url, opened.target.token) as client:
+            assert not (await client.call("hello_world", {})).is_error
+            listed = await client.request("tools/list", {})
+    assert "hello_world" in {each["name"] for each in listed["tools"]}
 
 
 async def test_probes_are_logged_only_when_debugging(hello: Project, serve: Serve, caplog: pytest.LogCaptureFixture):

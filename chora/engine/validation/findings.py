@@ -145,9 +145,11 @@ def _find_subject(build: Build, name: str) -> tuple[ValidationSubject, ChoraErro
     if version is None:
         raise ConfigNotFound(
             f"There is no text, config or draft {name!r}.",
-            "list_content_configs and list_artifact_configs list the configs.",
+            build.engine.catalog.hint_for_missing(name, "content", "artifact")
+            or "list_content_configs and list_artifact_configs list the configs.",
             content_or_config_id=name,
             searched_paths=searched,
+            existing=build.engine.catalog.list_alike(name, "content", "artifact"),
         )
     return ValidationSubject(build, name, version, None), None
 
