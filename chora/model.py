@@ -467,7 +467,10 @@ class ArtifactChild(Struct, frozen=True, kw_only=True, rename={"retrieval_strate
     review_required: Annotated[bool, Meta(description="Whether people must have looked at it")] = False
     conditions: Annotated[
         str | None,
-        Meta(description="Jinja2 expression over the context; the child is left out unless it is true"),
+        Meta(
+            description="Jinja2 expression over the context; the child is left out unless it is true. A name that may "
+            "be undefined is tested first: audience is defined and audience == 'crew'"
+        ),
     ] = None
     notes: Annotated[str | None, Meta(description="For people")] = None
 

@@ -360,6 +360,7 @@ MAKING = {
     "composition.custom": "custom runs only composers that the settings name.",
     "assembly.order": "Children are sorted by order, then by their position in the config.",
     "assembly.conditions": "A child whose condition isn't true is left out.",
+    "assembly.conditions-fail": "A condition that can't be evaluated leaves no child out in silence.",
     "assembly.retrieval": "A child is taken from the store by its retrieval strategy.",
     "outputs.every-one": "Every output that an artifact lists is written.",
     "outputs.first-is-primary": "The first output is reported, and alone replaced by another path.",

@@ -83,7 +83,7 @@ class PartJob(Struct, frozen=True, tag=True):
 
 
 class EvaluateJob(Struct, frozen=True, tag=True, omit_defaults=True):
-    """Evaluate an expression over plain data as a condition; undefined names are empty."""
+    """Evaluate an expression over plain data as a condition; using an undefined name is an error."""
 
     expression: str
     context: dict[str, Any] = {}

@@ -431,14 +431,12 @@ def _json_path_environment() -> Any:
 
 
 def evaluate_condition(job: EvaluateJob) -> EvaluatedCondition | JobFailure:
-    """Evaluate an expression in the sandbox that templates run in."""
+    """Evaluate an expression in the sandbox that templates run in; an undefined name may only be tested."""
     try:
-        sandbox = Sandbox(TemplateOptions(), _lenient_undefined(UndefinedUses.none()))
+        sandbox = Sandbox(TemplateOptions(), StrictUndefined)
         return EvaluatedCondition(
             bool(sandbox.compile_expression(job.expression, undefined_to_none=False)(job.context))
         )
-    except UndefinedError:  # an undefined name was compared or calculated with
-        return EvaluatedCondition(False)
     except MemoryError:
         raise
     except Exception as error:  # see render

@@ -293,26 +293,32 @@ def test_running_out_of_memory_is_left_to_the_caller(monkeypatch: pytest.MonkeyP
         ("audience == 'crew'", True),
         ("audience == 'guests'", False),
         ("audience in ['crew', 'guests'] and berths > 3", True),
-        ("nothing", False),
-        ("not nothing", True),
-        ("nothing.deeper", False),
-        ("nothing > 3", False),
         ("nothing is defined", False),
+        ("nothing | default('crew') == audience", True),
+        ("nothing is defined and nothing > 3", False),
         ("[]", False),
     ],
 )
 def test_a_condition_is_true_or_not(expression: str, truth: bool):
-    """In the context; one that depends on an undefined name is false."""
+    """In the context; whether a name is defined may be asked."""
     job = EvaluateJob(expression, {"audience": "crew", "berths": 4})
     assert sandbox.evaluate_condition(job) == EvaluatedCondition(truth)
 
 
 @pytest.mark.parametrize(
     ("expression", "kind"),
-    [("audience ==", "syntax"), ("1 // 0", "runtime"), ("audience.__class__.__mro__", "security"), ("", "syntax")],
+    [
+        ("audience ==", "syntax"),
+        ("in summer", "syntax"),
+        ("", "syntax"),
+        ("1 // 0", "runtime"),
+        ("audience.__class__.__mro__", "security"),
+        *((each, "undefined") for each in ("always", "not nothing", "nothing.deeper", "nothing > 3")),
+        *((each, "undefined") for each in ("env == prod", "audience == crew", "nothing in [1]", "nothing or audience")),
+    ],
 )
 def test_an_invalid_condition_is_reported(expression: str, kind: str):
-    """It runs in the sandbox that templates run in."""
+    """It runs in the sandbox that templates run in; nothing that isn't defined is compared, not even with the like."""
     failed = sandbox.evaluate_condition(EvaluateJob(expression, {"audience": "crew"}))
     assert isinstance(failed, JobFailure)
     assert failed.kind == kind

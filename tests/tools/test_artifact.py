@@ -30,7 +30,12 @@ async def test_assemble_artifact(ask: Asking, greeting: Project, context: Any, a
     greeting.save(
         artifact(
             "sheet",
-            [child("gone", required=False), child("greeting"), child("end"), child("night", conditions="is_night")],
+            [
+                child("gone", required=False),
+                child("greeting"),
+                child("end"),
+                child("night", conditions="is_night is defined"),
+            ],
         ),
         text("end", "ü\n"),
         text("night", "dark"),

@@ -40,6 +40,9 @@ class Piece(NamedTuple):
         return len(self.text.encode()) if self.known_size is None else self.known_size
 
 
+CONDITION_HINT = 'Write a Jinja2 expression over the context, such as audience == "crew".'
+
+
 class GatheredPieces(NamedTuple):
     """The texts of an artifact's children."""
 
@@ -67,7 +70,7 @@ async def gather_pieces(
     gathered = GatheredPieces([], [], [], [])
     for done, child in enumerate(children, 1):
         try:
-            if await _is_included(build, config, child, caller):
+            if await _is_included(build, config, child, caller, gathered.warnings):
                 pieces = await _gather_child(build, config, child, caller, recorder, gathered.warnings)
                 gathered.pieces.extend(pieces)
                 remaining -= sum(len(piece.text) for piece in pieces)
@@ -96,18 +99,32 @@ def find_child(engine: Engine, child: ArtifactChild, on_read: Callable[[str], No
         return engine.catalog.find_config("content", child.id, on_read)
 
 
-async def _is_included(build: Build, config: ArtifactConfig, child: ArtifactChild, caller: CallerContext) -> bool:
-    """Whether a child's condition is true of the caller's context; undefined names count as false."""
-    if not child.conditions:
+async def _is_included(
+    build: Build, config: ArtifactConfig, child: ArtifactChild, caller: CallerContext, warnings: list[str]
+) -> bool:
+    """Whether a child's condition is true of the caller's context.
+
+    One that can't be evaluated leaves nothing out in silence: it is an error, or, as chora-compose took no notice of
+    conditions, in its projects a warning.
+    """
+    if not (child.conditions or "").strip():
         return True
     names = {**caller.all_names, "content_id": child.id}
     name = f"the condition of {child.id}"
+    settings, pool = build.engine.settings, build.engine.templates.pool
     try:
-        return (await build.engine.templates.pool.evaluate_condition(EvaluateJob(child.conditions, names, name))).truth
+        return (await pool.evaluate_condition(EvaluateJob(child.conditions or "", names, name))).truth
     except RenderFailed as failure:
+        reason = failure.reason
+        is_undefined = reason.kind == "undefined"
+        if settings.templates.undefined == "lenient" if is_undefined else settings.configs.rules == "chora-compose":
+            warnings.append(f"The child {child.id} was included, because its condition failed: {reason.message}")
+            return True
         raise CompositionFailed(
-            f"{config.id}: {name} can't be evaluated: {failure.reason.message}.",
-            'Write a Jinja2 expression over the context, such as audience == "crew".',
+            f"{config.id}: {name} can't be evaluated: {reason.message}.",
+            'Pass it in the context, or ask whether it is there first: audience is defined and audience == "crew".'
+            if is_undefined
+            else CONDITION_HINT,
             composition_strategy=config.metadata.composition_strategy,
             error_type="InvalidCondition",
             content_id=child.id,

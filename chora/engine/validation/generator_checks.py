@@ -13,6 +13,7 @@ from chora.errors import ChoraError, ConfigNotFound, GenerationFailed, LimitExce
 from chora.generators import jinja2
 from chora.generators.generator import GenerationJob
 from chora.model import ArtifactConfig, ContentConfig
+from chora.render import EvaluateJob, RenderFailed
 from chora.sources import content_config
 from chora.wording import find_nearest
 
@@ -105,7 +106,12 @@ async def _check_source(engine: Engine, locator: str, known: frozenset[str], *, 
 
 
 async def check_composition(engine: Engine, config: ArtifactConfig) -> list[RuleFinding]:
-    """Check that the pieces of an artifact can be composed: its template can be read, its composer is there."""
+    """Check that the pieces of an artifact can be composed: conditions can be parsed, its template can be read, its
+    composer is there."""
+    return [*await _check_conditions(engine, config), *await _check_strategy(engine, config)]
+
+
+async def _check_strategy(engine: Engine, config: ArtifactConfig) -> list[RuleFinding]:
     options = config.metadata.composition_config
     match config.metadata.composition_strategy:
         case "template" if not options.template:
@@ -123,6 +129,27 @@ async def check_composition(engine: Engine, config: ArtifactConfig) -> list[Rule
         case _:
             pass
     return []
+
+
+async def _check_conditions(engine: Engine, config: ArtifactConfig) -> list[RuleFinding]:
+    """The conditions of children that can't be parsed. What they are true of is known only where they are used."""
+    findings: list[RuleFinding] = []
+    for index, child in enumerate(config.content.children):
+        if condition := (child.conditions or "").strip():
+            try:
+                await engine.templates.pool.evaluate_condition(EvaluateJob(condition))
+            except RenderFailed as failure:
+                if failure.reason.kind == "syntax":
+                    findings.append(
+                        RuleFinding(
+                            "invalid_condition",
+                            f"the condition of {child.id} can't be parsed: {failure.reason.message.removesuffix('.')}",
+                            f"content.children[{index}].conditions",
+                            severity="error" if engine.settings.configs.rules == "chora" else "warning",
+                            details={"content_id": child.id},
+                        )
+                    )
+    return findings
 
 
 def _composition(message: str) -> RuleFinding:

@@ -1280,9 +1280,9 @@ async def test_a_crash_in_a_merge_loses_no_edit(
         ('audience == "guests"', False),
         ("audience", True),
         ("not audience", False),
-        ("missing", False),
-        ("missing.anything", False),
         ("missing is defined", False),
+        ("missing is defined and missing.anything", False),
+        ("  ", True),
         ("numbers", False),
         ("numbers | length == 0", True),
         ('artifact_id == "sheet" and content_id == "two"', True),
@@ -1292,7 +1292,7 @@ async def test_a_crash_in_a_merge_loses_no_edit(
 async def test_a_child_is_included_when_its_condition_is_true(
     sheet: Project, engine: Engine, condition: str | None, taken: bool
 ):
-    """It is evaluated in the caller's context with the reserved names; undefined names are false."""
+    """It is evaluated in the caller's context with the reserved names."""
     two = child("two") if condition is None else child("two", conditions=condition)
     sheet.save(artifact("sheet", [child("one"), two]))
     made = await run(engine, context={"audience": "crew", "numbers": []})
@@ -1302,15 +1302,50 @@ async def test_a_child_is_included_when_its_condition_is_true(
     assert (again.status, again.pieces.excluded) == ("skipped", made.pieces.excluded)
 
 
-@pytest.mark.parametrize("condition", ["1 +", "{% if x %}", "audience(", "1 / 0", "audience.__class__.__mro__"])
+FAILING = {
+    "1 +": "unexpected",
+    "{% if x %}": "unexpected",
+    "audience(": "unexpected",
+    "in summer": "",
+    "1 / 0": "division by zero",
+    "audience.__class__.__mro__": "unsafe",
+}
+"""Conditions that don't parse, that fail, or that use what the sandbox forbids, and a word of the reason."""
+UNDEFINED = {"always": "always", "env == prod": "env", "audience == crew": "crew", "missing.anything": "missing"}
+"""Conditions that use an undefined name, and the name."""
+
+
+@requirement("assembly.conditions-fail")
+@pytest.mark.parametrize("condition", [*FAILING, *UNDEFINED])
 async def test_a_condition_that_cannot_be_evaluated_is_a_failure(sheet: Project, engine: Engine, condition: str):
-    """It doesn't parse, fails, or uses what the sandbox forbids; an optional child fails the artifact too."""
+    """Or one about what isn't defined; an optional child fails the artifact too."""
     sheet.save(artifact("sheet", [child("one"), child("two", conditions=condition)]))
     with unchanged(sheet), pytest.raises(CompositionFailed, match="the condition of two can't be evaluated") as failed:
         await run(engine, context={"audience": "crew"})
+    assert (UNDEFINED | FAILING)[condition] in failed.value.message
     assert failed.value.details["error_type"] == "InvalidCondition"
     assert failed.value.details["content_id"] == "two"
-    assert failed.value.hint
+    assert ("is defined" in str(failed.value.hint)) == (condition in UNDEFINED)
+
+
+@requirement("assembly.conditions-fail")
+@pytest.mark.parametrize("condition", [*FAILING, *UNDEFINED])
+async def test_in_a_project_of_chora_compose_such_a_condition_leaves_nothing_out(
+    sheet: Project, engine: Engine, condition: str
+):
+    """It took no notice of conditions, so the child is included as it always was; a warning says why."""
+    engine.settings = msgspec.structs.replace(
+        engine.settings,
+        templates=msgspec.structs.replace(engine.settings.templates, undefined="lenient"),
+        configs=msgspec.structs.replace(engine.settings.configs, rules="chora-compose"),
+    )
+    sheet.save(artifact("sheet", [child("one"), child("two", conditions=condition)]))
+    made = await run(engine, context={"audience": "crew"})
+    assert sheet.read(SHEET) == "One\n\nTwo\n"
+    assert made.pieces.excluded == []
+    [warning] = [each for each in made.pieces.warnings if "condition" in each]
+    assert warning.startswith("The child two was included, because its condition failed: ")
+    assert (UNDEFINED | FAILING)[condition] in warning
 
 
 async def test_children_may_all_be_excluded(sheet: Project, engine: Engine):

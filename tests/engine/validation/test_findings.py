@@ -1017,6 +1017,21 @@ async def test_pieces_that_cannot_be_composed_are_found(project: Project, engine
         assert [(issue.severity, issue.code) for issue in found] == [("error", "invalid_composition")]
 
 
+@requirement("assembly.conditions-fail")
+@pytest.mark.parametrize(("rules", "severity"), [("chora", "error"), ("chora-compose", "warning")])
+async def test_a_condition_that_can_not_be_parsed_is_found(project: Project, engine: Engine, rules: Any, severity: str):
+    """By the artifact and by its collection; what a condition is about isn't known yet."""
+    engine.settings = msgspec.structs.replace(
+        engine.settings, configs=msgspec.structs.replace(engine.settings.configs, rules=rules)
+    )
+    one, two = child("a", conditions="audience == 'crew'"), child("b", conditions="in summer")
+    project.save(text("a", "x"), text("b", "x"), artifact("pack", [one, two]), collection("all", "pack"))
+    for name in ("pack", "all"):
+        found = (await look(engine, name)).findings
+        assert [(issue.severity, issue.code) for issue in found] == [(severity, "invalid_condition")]
+        assert "the condition of b can't be parsed" in found[0].message.lower()
+
+
 async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
     """Ids, positions and outputs must be unique; what assembling refuses is an error in any case."""
     project.save(
