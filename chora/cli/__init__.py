@@ -29,6 +29,7 @@ COMMANDS = (
     "collect",
     "preview",
     "validate",
+    "edits",
     "freshness",
     "trace",
     "jobs",

@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "collect": ("chora collect site", "chora collect site --check", "chora collect site --member intro -c day=Friday"),
     "preview": ("chora preview greeting -c @context.json",),
     "validate": ("chora validate hello", "chora validate site --collection"),
+    "edits": ("chora edits", "chora edits show outputs/hello.md", "chora edits merge outputs/hello.md"),
     "freshness": ("chora freshness site", "chora freshness site --json"),
     "trace": ("chora trace hello",),
     "jobs": ("chora jobs", "chora jobs job-20260301T101530-7f3a --cancel"),

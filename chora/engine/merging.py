@@ -32,7 +32,7 @@ YOURS, OURS, END = "<<<<<<< edited", "=======", ">>>>>>> chora"
 # -- differences --------------------------------------------------------------------------------------------------
 
 
-def diff(path: str, current: bytes, data: bytes) -> str:
+def diff(path: str, current: bytes, data: bytes, sides: tuple[str, str] = ("on disk", "chora")) -> str:
     """The first lines in which a file differs from what it should hold, as a unified diff."""
     old_text, new_text = _with_newlines(current), _with_newlines(data)
     if old_text == new_text:
@@ -41,7 +41,7 @@ def diff(path: str, current: bytes, data: bytes) -> str:
     start = old_text.rfind(b"\n", 0, max(first_change - 1, 0)) + 1  # with one line before it
     lines_before = old_text.count(b"\n", 0, start)
     old, new = _lines_of_window(old_text, start), _lines_of_window(new_text, start)
-    shown = [f"--- {path} (on disk)", f"+++ {path} (chora)"]
+    shown = [f"--- {path} ({sides[0]})", f"+++ {path} ({sides[1]})"]
     for hunk in _hunks(find_changes(*number_lines(old, new))):
         before = min(hunk[0].old_start, hunk[0].new_start, 1)
         after = min(len(old) - hunk[-1].old_end, len(new) - hunk[-1].new_end, 1)
@@ -331,6 +331,11 @@ def _marked(left: Sequence[str], right: Sequence[str]) -> list[str]:
 def _with_final_newline(lines: Sequence[str]) -> list[str]:
     """The lines with a line end after the last one, so that a mark begins a line."""
     return [*lines[:-1], lines[-1] if lines[-1].endswith("\n") else f"{lines[-1]}\n"] if lines else []
+
+
+def has_conflicts(text: str) -> bool:
+    """Whether conflicts that a merge marked stand in a text."""
+    return _resolve_conflicts(text, keep="edited").conflicts > 0
 
 
 def _count_marks(text: str) -> int:

@@ -14,8 +14,11 @@ import unicodedata
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
+
 from chora.engine import merging
 from chora.engine.engine import Engine
+from chora.engine.traces import TraceKey
 from chora.errors import LimitExceeded, OutputEdited, WriteFailed, io_details
 from chora.files import SOURCE_LIMIT
 from chora.hashing import sha256
@@ -123,11 +126,33 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
     if output.generated:
         return state._replace(action="overwrite")
     # A person edited the file, or chora never wrote it.
+    if known is not None and current is not None and is_accepted(engine, path, current):
+        return _merge_edit(state, known, current)
     if known is None or current is None or engine.settings.output.on_edit == "refuse":
         return state
     if engine.settings.output.on_edit == "overwrite":
         return state._replace(action="overwrite")
     return _merge_edit(state, known, current)
+
+
+class AcceptedEdit(Struct, frozen=True):
+    """That a person accepted what a file holds."""
+
+    at: str = ""
+
+
+def _edit_key(path: str, current: bytes) -> TraceKey:
+    return TraceKey(f"edit:{path}", sha256(current))
+
+
+def accept_edit(engine: Engine, path: str, current: bytes) -> None:
+    """From now on leave what a file holds as it is, and merge changes of the text with it."""
+    engine.traces.add_trace(_edit_key(path, current), {}, AcceptedEdit(now()))
+
+
+def is_accepted(engine: Engine, path: str, current: bytes) -> bool:
+    """Whether a person accepted what a file holds. One that is lost, as traces may be, is an edit again."""
+    return engine.traces.find_trace(_edit_key(path, current), AcceptedEdit) is not None
 
 
 def is_as_written(known: Output, current: bytes, encoding: str = "utf-8") -> bool:
@@ -230,7 +255,8 @@ def _refusal(engine: Engine, state: OutputState) -> OutputEdited:
     return OutputEdited(
         f"{state.path} {reason}; it is left as it is.",
         f"Move the file away, give another output_path, copy the change into its config, {merge}"
-        "or declare the output `generated: true` if it isn't meant to be edited. `force` does not override an edit.",
+        "or declare the output `generated: true` if it isn't meant to be edited. `chora edits` accepts or discards an "
+        "edit; `force` does not override one.",
         output_path=state.path,
         diff="(too large to compare)" if state.current is None else merging.diff(state.path, state.current, state.data),
     )
@@ -271,6 +297,9 @@ async def _write_changed(
                 "Check disk space and permissions, then call again.",
                 **io_details(error, output_path=state.path),
             ) from error
+    for state in states:  # what a merge makes of an accepted edit is accepted, too
+        if state.action == "merge" and state.current is not None and is_accepted(engine, state.path, state.current):
+            accept_edit(engine, state.path, state.final)
     # A file that held the text already, whoever wrote it, is chora's from now on, and a forced one counts as new.
     unrecorded = [
         state for state in states if force or state in changed or not (state.is_recorded and _has_base(state))

@@ -1,0 +1,174 @@
+"""People's edits of outputs: which there are, what they changed, and how each is settled.
+
+An accepted edit stays as it is, whatever `output.on_edit` says, and a later change of the text is merged with it. What
+is accepted is the file as it is: a further edit is a new one.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from chora.disk import replace_file
+from chora.engine import merging
+from chora.engine.engine import Engine
+from chora.engine.outputs import OUTPUT_LIMIT, accept_edit, is_accepted, is_as_written
+from chora.errors import ContentNotFound, LimitExceeded, OutputEdited, WriteFailed, io_details
+from chora.hashing import sha256
+from chora.nofollow import open_folder
+from chora.store import Output
+from chora.timestamps import now
+
+State = Literal["edited", "conflicts", "accepted"]
+
+DISCARDED = ".chora/discarded"
+"""Where edits that were discarded are kept."""
+KEPT = 50
+"""Discarded edits that are kept; the oldest are deleted."""
+
+_UNSAFE = re.compile(r"[^\w.-]+")
+
+
+class Edit(Struct, frozen=True, kw_only=True):
+    """A file that a person edited after chora wrote it."""
+
+    path: str
+    artifact_id: str
+    state: State
+    changes: str
+    """Lines added, removed and changed, such as `+1 -0 ~2`; empty if what chora wrote isn't known any more."""
+    written_at: str
+    """When chora wrote it."""
+
+
+class _Found(NamedTuple):
+    known: Output
+    current: bytes
+    edit: Edit
+
+
+def list_edits(engine: Engine) -> list[Edit]:
+    """Every edit, by path; files that are gone aren't edits."""
+    found = (_find(engine, known) for known in engine.store.outputs())
+    return [each.edit for each in found if each is not None]
+
+
+def diff_edit(engine: Engine, path: str) -> str:
+    """What a person changed, as a unified diff; raises as `accept`."""
+    found = _open(engine, path)
+    if found.known.base is None:
+        return "(what chora wrote isn't known any more)"
+    return merging.diff(found.known.path, found.known.base.encode(), found.current, ("written", "on disk"))
+
+
+def accept(engine: Engine, path: str) -> Edit:
+    """Keep an edit as it is; a later change of the text is merged with it.
+
+    Raises:
+        ContentNotFound: the file has no edit.
+        OutputEdited: it can't be accepted: conflicts are marked in it, or what chora wrote isn't known any more.
+    """
+    found = _open(engine, path)
+    if found.edit.state == "conflicts":
+        raise OutputEdited(
+            f"{found.known.path} holds conflicts.",
+            "Settle them in the file: keep one side of each and remove the marks, then accept it.",
+            output_path=found.known.path,
+        )
+    if found.known.base is None:
+        raise OutputEdited(
+            f"What chora wrote to {found.known.path} isn't known any more, so later changes couldn't be merged.",
+            "Copy the change into the config, then discard the edit.",
+            output_path=found.known.path,
+        )
+    accept_edit(engine, found.known.path, found.current)
+    return _with_state(found.edit, "accepted")
+
+
+async def discard(engine: Engine, path: str) -> tuple[Edit, str]:
+    """Put what chora wrote in place of an edit; returns where the edit is kept.
+
+    Raises:
+        ContentNotFound: the file has no edit.
+        WriteFailed: the disk refused; nothing has changed.
+    """
+    async with engine.write_locks(path), engine.process_locks(path):
+        found = _open(engine, path)
+        known = found.known
+        kept = _keep(engine, known.path, found.current)
+        written = known.base.encode() if known.base is not None else b""
+        if known.base is not None and sha256(written) in (known.sha256, known.pending):
+            try:
+                await engine.folder.write_file(known.path, written)
+            except OSError as error:
+                raise WriteFailed(
+                    f"{known.path} couldn't be written: {error.strerror}; it still holds the edit.",
+                    "Check disk space and permissions, then call again.",
+                    **io_details(error, output_path=known.path),
+                ) from error
+        else:  # the next build replaces it
+            record = Output(
+                path=known.path,
+                artifact_id=known.artifact_id,
+                sha256=sha256(found.current),
+                pending=None,
+                fingerprint=known.fingerprint,
+                size=len(found.current),
+                written_at=now(),
+                base=known.base,
+            )
+            await engine.store.save_outputs([record])
+    return found.edit, kept
+
+
+def _find(engine: Engine, known: Output) -> _Found | None:
+    """The edit of a file, if there is one."""
+    with suppress(OSError, LimitExceeded):
+        current = engine.folder.read_bytes(known.path, limit=OUTPUT_LIMIT)
+        text = current.decode(errors="replace")
+        has_marks = merging.has_conflicts(text)
+        if is_as_written(known, current) and not has_marks:
+            return None
+        state: State = (
+            "conflicts" if has_marks else "accepted" if is_accepted(engine, known.path, current) else "edited"
+        )
+        changes = "" if known.base is None else merging.count_changes(known.base, text).summary
+        edit = Edit(
+            path=known.path, artifact_id=known.artifact_id, state=state, changes=changes, written_at=known.written_at
+        )
+        return _Found(known, current, edit)
+    return None
+
+
+def _open(engine: Engine, path: str) -> _Found:
+    relative = engine.folder.relative(path)
+    known = engine.store.output(relative)
+    found = None if known is None else _find(engine, known)
+    if found is None:
+        reason = "chora didn't write it" if known is None else "it is as chora wrote it, or gone"
+        raise ContentNotFound(
+            f"{relative} has no edit: {reason}.",
+            "`chora edits` lists the files that were edited.",
+            output_path=relative,
+        )
+    return found
+
+
+def _with_state(edit: Edit, state: State) -> Edit:
+    return Edit(
+        path=edit.path, artifact_id=edit.artifact_id, state=state, changes=edit.changes, written_at=edit.written_at
+    )
+
+
+def _keep(engine: Engine, path: str, data: bytes) -> str:
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{_UNSAFE.sub('-', path)[-150:]}"
+    folder = engine.folder.root / DISCARDED
+    with open_folder(folder, make=True) as opened:
+        for old in sorted(opened.names())[: -KEPT + 1]:
+            opened.delete_file(old)
+    replace_file(folder / name, [data])
+    return f"{DISCARDED}/{name}"
