@@ -76,8 +76,9 @@ class Catalog:
         configs: the config folder in it; if empty, `configs` or else `chora-configs`, whichever exists.
     """
 
-    def __init__(self, folder: Folder, configs: str = "") -> None:
+    def __init__(self, folder: Folder, configs: str = "", *, old_yaml: bool = False) -> None:
         self._folder = folder
+        self._old_yaml = old_yaml
         self._prefix = f"{folder.root}{os.sep}"
         self._configs = folder.relative(configs) if configs else ""
         self._cached: dict[tuple[Kind, str], _CacheEntry] = {}
@@ -352,7 +353,7 @@ class Catalog:
     def _parse_file(self, kind: Kind, path: str) -> ParsedConfig | ChoraError:
         try:
             data = self._folder.read_bytes(path, limit=CONFIG_LIMIT)
-            parsed = parse_config(kind, decode(data, path), where=path)
+            parsed = parse_config(kind, decode(data, path, old_yaml=self._old_yaml), where=path)
             duplicates = duplicate_keys(data) if path.endswith(".json") else []
             return parsed._replace(warnings=[*map(_duplicate_key, duplicates[:ISSUES_LIMIT]), *parsed.warnings])
         except FileNotFoundError:

@@ -24,8 +24,8 @@ NUMBER_LENGTH = 100
 """The most characters of a number in YAML."""
 
 
-def decode(data: bytes, path: str) -> object:
-    """Decode a config file, JSON or YAML by the suffix of its name.
+def decode(data: bytes, path: str, *, old_yaml: bool = False) -> object:
+    """Decode a config file, JSON or YAML by the suffix of its name; `old_yaml` as for `decode_text`.
 
     Raises:
         ValidationFailed: it is neither; with line and column where they are known.
@@ -38,10 +38,18 @@ def decode(data: bytes, path: str) -> object:
             path, "UTF-8 text", f"byte {error.start} is {data[error.start]:#04x}", "Save the file as UTF-8."
         ) from None
     language = "yaml" if path.endswith((".yaml", ".yml")) else "json"
-    return decode_text(text, language, path, most_values=CONFIG_VALUES)
+    return decode_text(text, language, path, most_values=CONFIG_VALUES, old_yaml=old_yaml)
 
 
-def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most_values: int = YAML_VALUES) -> object:
+def decode_text(
+    text: str,
+    language: Literal["json", "yaml"],
+    name: str,
+    *,
+    most_values: int = YAML_VALUES,
+    old_yaml: bool = False,
+    several: bool = False,
+) -> object:
     """Decode a text.
 
     Args:
@@ -49,13 +57,15 @@ def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most
         language: its language.
         name: its name in messages.
         most_values: the most values in YAML.
+        old_yaml: read YAML 1.1, as chora-compose did, where `no` is false and 10:30 is 630; else 1.2's core schema.
+        several: whether YAML may have several documents, which become a list.
 
     Raises:
         ValidationFailed: it is not of the language; with line and column where they are known.
         LimitExceeded: it has too many values, or YAML too many with its aliases expanded.
     """
     if language == "yaml":
-        return _decode_yaml(text, name, most_values)
+        return _decode_yaml(text, name, most_values, old_yaml=old_yaml, several=several)
     try:
         return decode_json(text)
     except NestedTooDeeply as error:
@@ -152,19 +162,28 @@ def schema_error(message: str, found: str, expected: str, write: str) -> dict[st
     return {"path": "$", "message": message, "found": found, "expected": expected, "write": write}
 
 
-def _decode_yaml(text: str, path: str, most_values: int) -> object:
+def _decode_yaml(text: str, path: str, most_values: int, *, old_yaml: bool, several: bool) -> object:
     import yaml
 
     try:
         with contextlib.closing(_parse_events(text)) as events:
             _check_events(events, path, most_values)
-        loader: Any = _yaml_loader()(text)
+        loader: Any = yaml_loader(old_yaml=old_yaml)(text)
         try:
-            node = loader.get_single_node()
-            if node is None:
+            nodes: list[Any] = []
+            if several:
+                while loader.check_node():
+                    nodes.append(loader.get_node())
+            elif (only := loader.get_single_node()) is not None:
+                nodes.append(only)
+            while len(nodes) > 1 and _is_empty(nodes[-1]):  # a file may end with ---
+                nodes.pop()
+            if not nodes:
                 raise _decoding_error(path, "YAML", "it is empty", "Write a config into the file, or remove it.")
-            _count_values(node, {}, path)
-            return loader.construct_document(node)
+            sizes: dict[int, int] = {}
+            _check_size(sum(_count_values(node, sizes, path) for node in nodes), sizes, path)
+            values = [loader.construct_document(node) for node in nodes]
+            return values if len(values) > 1 else values[0]
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -178,33 +197,88 @@ def _decode_yaml(text: str, path: str, most_values: int) -> object:
         raise _decoding_error(path, "YAML", str(error), "Put the value in quotes.") from None
 
 
+def _is_empty(node: Any) -> bool:
+    return node.start_mark.index == node.end_mark.index
+
+
+_CORE = {
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<", "<"),
+}
+"""What a plain scalar is in the core schema of YAML 1.2.2 (section 10.3.2), and how it may begin; else it is text.
+
+Merge keys are no longer part of YAML, but of most files that use anchors.
+"""
+
+
 @functools.cache
-def _yaml_loader() -> Any:
-    """PyYAML's safe loader (CWE-502), in C where it is available, with dates as ISO 8601 text."""
+def yaml_loader(*, old_yaml: bool = False, dates: bool = False) -> Any:
+    """PyYAML's safe loader (CWE-502), in C where it is available.
+
+    It reads the core schema of YAML 1.2, with dates as the text that stands there or, with `dates`, as dates. By the
+    rules of 1.1 dates become ISO 8601 text.
+    """
     import yaml
 
     safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loader: Any = type("Loader", (safe,), {})
+    loader: Any = type("Loader", (safe,), {} if old_yaml else {"yaml_implicit_resolvers": {}})
 
     def iso(constructor: Any, node: yaml.ScalarNode) -> str:
         with contextlib.suppress(ValueError):  # 2026-02-30 has the form of a date but is none: it stays text
             return constructor.construct_yaml_timestamp(node).isoformat()
         return node.value
 
-    def short(constructor: Any, node: yaml.ScalarNode) -> Any:
+    def date(constructor: Any, node: yaml.ScalarNode) -> Any:
+        with contextlib.suppress(ValueError):
+            return constructor.construct_yaml_timestamp(node)
+        return node.value
+
+    def number(constructor: Any, node: yaml.ScalarNode) -> Any:
         if len(node.value) > NUMBER_LENGTH:  # 1:59:59:… is sexagesimal and takes quadratic time
             raise ValueError(f"a number has more than {NUMBER_LENGTH} characters")
         kind = node.tag.rpartition(":")[2]
-        return getattr(constructor, f"construct_yaml_{kind}")(node)
+        if old_yaml:
+            return getattr(constructor, f"construct_yaml_{kind}")(node)
+        text = node.value.lower()
+        if kind == "float":
+            return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        return int(text[2:], 8) if text.startswith("0o") else int(text, 16) if text.startswith("0x") else int(text)
 
-    loader.add_constructor("tag:yaml.org,2002:timestamp", iso)
-    loader.add_constructor("tag:yaml.org,2002:int", short)
-    loader.add_constructor("tag:yaml.org,2002:float", short)
+    if not old_yaml:
+        _add_core_resolvers(loader)
+        if dates:
+            (timestamps,) = [each for each in safe.yaml_implicit_resolvers["0"] if each[0].endswith(":timestamp")]
+            loader.add_implicit_resolver(*timestamps, list("0123456789"))
+    loader.add_constructor("tag:yaml.org,2002:timestamp", date if dates else iso)
+    loader.add_constructor("tag:yaml.org,2002:int", number)
+    loader.add_constructor("tag:yaml.org,2002:float", number)
     return loader
 
 
+def _add_core_resolvers(reader_or_writer: Any) -> None:
+    """Let a loader read, or a dumper quote, what isn't text in YAML 1.2."""
+    for kind, (pattern, first) in _CORE.items():
+        starts = ["" if letter == "\0" else letter for letter in first]
+        reader_or_writer.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(rf"(?:{pattern})\Z"), starts)
+
+
+def encode_yaml(document: Any) -> str:
+    """Plain data, and dates, as YAML that reads the same by the rules of 1.1 and of 1.2."""
+    import yaml
+
+    dumper: Any = type("Dumper", (yaml.SafeDumper,), {})
+    _add_core_resolvers(dumper)  # it quotes what is no text in 1.1 of itself
+    return yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True)
+
+
 def _parse_events(text: str) -> Generator[Any]:
-    loader: Any = _yaml_loader()(text)
+    loader: Any = yaml_loader()(text)
     try:
         while loader.check_event():
             yield loader.get_event()
@@ -263,6 +337,12 @@ def _count_values(node: Any, sizes: dict[int, int], path: str) -> int:
             size += _count_values(key, sizes, path) + _count_values(value, sizes, path)
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_count_values(each, sizes, path) for each in node.value)
+    _check_size(size, sizes, path)
+    sizes[id(node)] = size
+    return size
+
+
+def _check_size(size: int, sizes: dict[int, int], path: str) -> None:
     if size > ALIASED_VALUES and size > len(sizes):
         raise LimitExceeded(
             f"{path} has more than {ALIASED_VALUES:,} values with its aliases expanded.",
@@ -270,5 +350,3 @@ def _count_values(node: Any, sizes: dict[int, int], path: str) -> int:
             limit="config.aliases",
             path=path,
         )
-    sizes[id(node)] = size
-    return size

@@ -54,6 +54,13 @@ SourceType = Literal[
     "git_reference",
     "inline_data",
 ]
+Delimiter = Annotated[
+    Literal["", ",", ";", "tab", "|"],
+    Meta(
+        description="What separates the cells of a CSV file; if absent, that is found out, with a warning unless it is "
+        "a comma"
+    ),
+]
 Matches = Annotated[
     Literal["list", "one"] | None,
     Meta(
@@ -87,6 +94,8 @@ class Source(Struct, frozen=True, kw_only=True):
     """The value itself, for inline data."""
     matches: Literal["list", "one"] | None = None
     """Whether a JSONPath gives a list or one value; None for what the query says."""
+    delimiter: str = ""
+    """The character between the cells of a CSV file; if empty, it is found out."""
     repository: str = "."
     """The git repository, relative to the project."""
 
@@ -113,6 +122,7 @@ class LongSource(Struct, frozen=True, kw_only=True):
         ),
     ] = "whole_content"
     matches: Matches = None
+    delimiter: Delimiter = ""
     required: Annotated[bool, Meta(description="Whether its failure fails the whole call")] = True
     notes: Annotated[str | None, Meta(description="For people")] = None
 
@@ -139,6 +149,7 @@ class ShortSource(Struct, frozen=True, kw_only=True):
     content_id: Annotated[str | None, Meta(description="Another spelling of output_id")] = None
     selector: Annotated[str, Meta(description="Part to take, as data_selector in the long spelling")] = "whole_content"
     matches: Matches = None
+    delimiter: Delimiter = ""
     required: Annotated[bool, Meta(description="Whether its failure fails the whole call")] = True
     notes: Annotated[str | None, Meta(description="For people")] = None
 

@@ -149,6 +149,11 @@ class ConfigSettings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = "chora"
 
+    @property
+    def old_yaml(self) -> bool:
+        """Whether YAML is read as YAML 1.1, as chora-compose did."""
+        return self.rules == "chora-compose"
+
 
 class TemplateSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How templates are rendered."""

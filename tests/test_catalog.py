@@ -607,7 +607,7 @@ def test_yaml_reads_as_the_same_config(project: Project) -> None:
 
 def test_yaml_values_without_json_form_are_refused(project: Project) -> None:
     """Keys that aren't text, and infinities, at their path."""
-    project.write("configs/content/tides.yaml", YAML + "on: 1\n")
+    project.write("configs/content/tides.yaml", YAML + "true: 1\n")
     with pytest.raises(ValidationFailed, match="the key True"):
         project.catalog().find_config("content", "tides")
     project.write("configs/content/tides.yaml", YAML + "extra: .inf\n")

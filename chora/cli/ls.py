@@ -44,9 +44,11 @@ def command(project: str | None, what: str, as_json: bool) -> None:
 
 def _list_collections(project: str | None) -> dict[str, Any]:
     folder, loaded = load_settings(project)
-    listing = Catalog(open_project_folder(folder, loaded.settings), loaded.settings.paths.configs).list_configs(
-        "collection"
-    )
+    listing = Catalog(
+        open_project_folder(folder, loaded.settings),
+        loaded.settings.paths.configs,
+        old_yaml=loaded.settings.configs.rules == "chora-compose",
+    ).list_configs("collection")
     found = [
         {
             "id": each.parsed.config.id,

@@ -13,7 +13,7 @@ from chora.model import SCHEMA_VERSION_PATTERN, VERSION_PATTERN, Source
 class Field(NamedTuple):
     """One field of a Struct."""
 
-    shape: Literal["record", "records", "sources", "word", "version", "schema_version", "name", "other"]
+    shape: Literal["record", "records", "sources", "word", "version", "schema_version", "name", "flag", "other"]
     required: bool
     nullable: bool
     words: tuple[str, ...]
@@ -48,6 +48,8 @@ def _describe_field(required: bool, kind: inspect.Type) -> Field:
             shape, fields = ("sources", {}) if cls is Source else ("records", _fields_by_name(item))
         case inspect.LiteralType():
             shape, words = "word", tuple(str(value) for value in kind.values)
+        case inspect.BoolType():
+            shape = "flag"
         case inspect.StrType(pattern=str(pattern)):
             shape = (
                 "version"

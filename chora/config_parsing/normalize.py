@@ -97,6 +97,10 @@ class FieldNormalizer:
                 expected = "a JSONPath as selector, which alone can match several values"
                 key = "data_selector" if spelling is LongSource else "selector"
                 self._issues.fail("wrong_form", f"{path}.matches", source.matches, expected, f'"{key}": "$.items[*]"')
+            if normalized.delimiter and not normalized.locator.lower().endswith((".csv", ".tsv")):
+                expected = "a file that ends with .csv"
+                write = "nothing: leave delimiter out"
+                self._issues.fail("wrong_form", f"{path}.delimiter", source.delimiter, expected, write)
         self._written.append((items, index, written))
 
     def _from_long(self, source: LongSource, path: str) -> Source:
@@ -116,6 +120,7 @@ class FieldNormalizer:
             notes=source.notes,
             data=data,
             matches=source.matches,
+            delimiter="\t" if source.delimiter == "tab" else source.delimiter,
         )
 
     def _from_short(self, source: ShortSource, path: str) -> Source:
@@ -150,6 +155,7 @@ class FieldNormalizer:
             notes=source.notes,
             data=data,
             matches=source.matches,
+            delimiter="\t" if source.delimiter == "tab" else source.delimiter,
             repository=source.repo or source.repo_path or ".",
         )
 
@@ -174,6 +180,8 @@ def _normalize_value(field: Field, value: Any) -> Any:
     match field.shape:
         case "word" if isinstance(value, str) and value not in field.words:
             return {_folded(word): word for word in field.words}.get(_folded(value), value)
+        case "flag" if isinstance(value, str):  # true and false in YAML 1.1 alone
+            return {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
         case "name" if isinstance(value, str):
             return value.strip()  # a YAML block ends with a newline, which `$` in a pattern lets pass
         case "version" | "schema_version" if isinstance(value, str | int | float):

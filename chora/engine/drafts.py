@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
+from chora.decoding import encode_yaml
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.compose import compose
 from chora.engine.building.content import gather_content
@@ -529,7 +530,5 @@ def _parse_with_generator(
 
 def _encode_config(path: str, document: dict[str, Any]) -> bytes:
     if path.endswith((".yaml", ".yml")):
-        import yaml
-
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode()
+        return encode_yaml(document).encode()
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -146,7 +146,7 @@ async def open_engine(project: Path, settings: Settings, *, reading: bool = Fals
             await services.start(pool.serve)
             engine = Engine(
                 folder=folder,
-                catalog=Catalog(folder, settings.paths.configs),
+                catalog=Catalog(folder, settings.paths.configs, old_yaml=settings.configs.old_yaml),
                 templates=Templates(folder, settings.paths.templates, pool),
                 store=store,
                 events=Events(None if reading and not is_writable(events) else events),

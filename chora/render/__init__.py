@@ -115,11 +115,15 @@ class CompareJob(Struct, frozen=True, tag=True, omit_defaults=True):
     name: str = "schema"
 
 
-class ParseJob(Struct, frozen=True, tag=True):
+class ParseJob(Struct, frozen=True, tag=True, omit_defaults=True):
     """Parse the text of a data file; `name` is the file, whose extension names the language."""
 
     text: str
     name: str
+    delimiter: str = ""
+    """Of CSV; if empty, it is found out."""
+    old_yaml: bool = False
+    """Whether YAML is read as YAML 1.1."""
 
 
 class RenderedText(Struct, frozen=True, tag=True):
@@ -181,9 +185,10 @@ class CheckResult(Struct, frozen=True, tag=True):
 
 
 class ParsedData(Struct, frozen=True, tag=True):
-    """The data of a file."""
+    """The data of a file, and what its author should know."""
 
     value: Any
+    warning: str | None = None
 
 
 class JobFailure(Struct, frozen=True, tag=True):

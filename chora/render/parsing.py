@@ -1,4 +1,4 @@
-"""Data files into plain data, by their extension: json, yaml, toml and csv.
+"""Data files into plain data, by their extension: json, jsonl, yaml, toml, csv and tsv.
 
 A text can take a hundred times its size in memory and seconds of time (CWE-400), in parsers that can't be interrupted.
 So what isn't small is parsed in a worker, which can be killed, and only as many values as allowed come back.
@@ -6,6 +6,7 @@ So what isn't small is parsed in a worker, which can be killed, and only as many
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -19,13 +20,22 @@ import msgspec
 
 from chora.decoding import decode_text
 from chora.errors import ChoraError
-from chora.nesting import DECODING_VALUES, DEPTH_LIMIT, is_too_deep
+from chora.nesting import DECODING_VALUES, DEPTH_LIMIT, NestedTooDeeply, decode_json, is_too_deep
 from chora.render import JobFailure, ParsedData, ParseJob
 from chora.wording import quantity
 
-DataLanguage = Literal["json", "yaml", "toml", "csv"]
+DataLanguage = Literal["json", "jsonl", "yaml", "toml", "csv", "tsv"]
 
-LANGUAGES: dict[str, DataLanguage] = {"json": "json", "yaml": "yaml", "yml": "yaml", "toml": "toml", "csv": "csv"}
+LANGUAGES: dict[str, DataLanguage] = {
+    "json": "json",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "yaml": "yaml",
+    "yml": "yaml",
+    "toml": "toml",
+    "csv": "csv",
+    "tsv": "tsv",
+}
 """By the extension of a file."""
 
 CELLS_LIMIT = DECODING_VALUES
@@ -44,7 +54,7 @@ class NotData(Exception):
 def parse_text(job: ParseJob) -> ParsedData | JobFailure:
     """Parse a text in a worker."""
     try:
-        return ParsedData(parse_data(job.name, job.text))
+        return parse_file(job)
     except NotData as error:
         return JobFailure("syntax", str(error), job.name)
 
@@ -55,32 +65,65 @@ def language_of(path: str) -> DataLanguage | None:
 
 
 def parse_data(path: str, text: str) -> Any:
+    """`parse_file` without options: the data alone."""
+    return parse_file(ParseJob(text, path)).value
+
+
+def parse_file(job: ParseJob) -> ParsedData:
     """Turn a file's text into data.
 
     Raises:
         NotData: the text isn't what the extension says, is nested too deeply or holds too many values.
     """
+    path, text = job.name, job.text.removeprefix("\ufeff")
     language = language_of(path)
     if language is None:
-        return text
+        return ParsedData(text)
+    warning: str | None = None
     try:
         match language:
-            case "json" | "yaml":
+            case "json":
                 value = decode_text(text, language, path)
+            case "yaml":
+                value = decode_text(text, language, path, old_yaml=job.old_yaml, several=True)
+            case "jsonl":
+                value = _decode_json_lines(text)
             case "toml":
                 value = _decode_toml(text)
-            case "csv":
-                value = _decode_csv(text)
+            case "csv" | "tsv":
+                delimiter = job.delimiter or ("\t" if language == "tsv" else _sniff_delimiter(text))
+                if not job.delimiter and language == "csv" and delimiter != ",":
+                    name = "tab" if delimiter == "\t" else delimiter
+                    warning = f"{path} seems to be delimited by {name!r}, and is read so; write `delimiter: {name!r}`"
+                value = _decode_csv(text, delimiter)
         if is_too_deep(value):
             raise ValueError(f"it is nested more than {DEPTH_LIMIT} levels deep")
         # YAML and TOML have values that JSON doesn't.
-        return _plain(value) if language in ("yaml", "toml") else value
+        return ParsedData(_plain(value) if language in ("yaml", "toml") else value, warning)
     except ChoraError as error:
         raise NotData(error.message.removesuffix(".")) from None
     except RecursionError:
         raise NotData(f"{path} is not {language.upper()}: it is nested too deeply") from None
     except (ValueError, csv.Error) as error:
         raise NotData(f"{path} is not {language.upper()}: {error}") from None
+
+
+def _decode_json_lines(text: str) -> list[Any]:
+    """The values of the lines, in order; blank lines don't count."""
+    values: list[Any] = []
+    count = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values.append(decode_json(line))
+        except NestedTooDeeply as error:
+            raise ValueError(f"{error} in line {number}") from None
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"line {number} is not JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+        if (count := count + _count_values(values[-1])) > DECODING_VALUES:
+            raise ValueError(f"it holds more than {DECODING_VALUES:,} values")
+    return values
 
 
 def _decode_toml(text: str) -> Any:
@@ -102,10 +145,38 @@ def _count_values(value: Any) -> int:
             return 1
 
 
-def _decode_csv(text: str) -> list[dict[str, str | None]]:
-    """One object per row, by the names in the first row; a cell that a short row lacks is null."""
-    reader = csv.reader(io.StringIO(text, newline=""))
-    names = next(reader, list[str]())
+DELIMITERS = (",", ";", "\t", "|")
+SNIFFED_ROWS = 20
+
+
+def _sniff_delimiter(text: str) -> str:
+    """The delimiter that gives the first rows equally many cells, more than one; the comma, if it or none does."""
+    for delimiter in DELIMITERS:
+        widths: list[int] = []
+        with contextlib.suppress(csv.Error):
+            for row in csv.reader(io.StringIO(text[:SNIFFED_LENGTH], newline=""), delimiter=delimiter):
+                widths += [len(row)] * bool(row)
+                if len(widths) == SNIFFED_ROWS:
+                    break
+        if len(text) > SNIFFED_LENGTH:
+            widths = widths[:-1]  # the last row may be cut
+        if widths and widths[0] > 1 and all(width == widths[0] for width in widths):
+            return delimiter
+    names = next(iter(text.split("\n", 1)), "")[:SNIFFED_LENGTH]
+    return "," if "," in names else next((each for each in DELIMITERS if each in names), ",")
+
+
+SNIFFED_LENGTH = 16 * 1024
+
+
+def _decode_csv(text: str, delimiter: str) -> list[dict[str, str | None]]:
+    """One object per row, by the names in the first row; a cell that a short row lacks is null.
+
+    Empty cells at the end of a row belong to no column, as spreadsheets write them, nor do columns without a name
+    at the end, if they are empty.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = _without_empty_end(next(reader, list[str]()))
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"two columns are named {twice[0]!r}")
     rows: list[dict[str, str | None]] = []
@@ -113,11 +184,20 @@ def _decode_csv(text: str) -> list[dict[str, str | None]]:
         if not row:
             continue
         if len(row) > len(names):
+            row = [*row[: len(names)], *_without_empty_end(row[len(names) :])]
+        if len(row) > len(names):
             raise ValueError(f"line {reader.line_num} has {quantity(len(row), 'cell')}, the first line {len(names)}")
         if (len(rows) + 1) * len(names) > CELLS_LIMIT:
             raise ValueError(f"it has more than {CELLS_LIMIT:,} cells")
         rows.append({name: row[column] if column < len(row) else None for column, name in enumerate(names)})
     return rows
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    end = len(cells)
+    while end and not cells[end - 1].strip():
+        end -= 1
+    return cells[:end]
 
 
 def _plain(value: Any) -> Any:

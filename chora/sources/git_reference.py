@@ -23,6 +23,7 @@ from chora.errors import ChoraError
 from chora.files import PATH_LIMIT, SOURCE_LIMIT, Folder
 from chora.model import Source
 from chora.nofollow import list_entries, read_file
+from chora.sources.data_files import parse_text
 from chora.sources.source import SourceAccess, SourceFailed
 
 TYPE = "git_reference"
@@ -58,10 +59,13 @@ class Blob(NamedTuple):
 
 
 async def fetch(source: Source, access: SourceAccess) -> Any:
-    """The file's text at that commit.
+    """The file's content at that commit, parsed by its extension as an external file is.
+
+    By the rules of chora-compose it is text, whatever its extension.
 
     Raises:
-        SourceFailed: no repository, commit or file, or it is too large, not text, or git took too long.
+        SourceFailed: no repository, commit or file, or it is too large, not text, not what its extension says, or git
+            took too long.
     """
     key = f"git:{source.repository}\0{source.locator}"
     try:
@@ -75,9 +79,12 @@ async def fetch(source: Source, access: SourceAccess) -> Any:
         raise SourceFailed(f"{source.locator} is larger than {SOURCE_LIMIT:,} bytes")
     data = await _run_git(repository, ["cat-file", "blob", blob.id], b"")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SourceFailed(f"{source.locator} is not UTF-8 text") from None
+    if access.rules == "chora-compose":
+        return text
+    return await parse_text(source.locator.partition(":")[2], text, access, source.delimiter)
 
 
 MISSING = "missing"
@@ -134,7 +141,8 @@ def _open_repository(git_folder: Path, prefix: str, path: str, common: Path | No
 def _open_linked_repository(folder: Folder, link: Path, prefix: str, path: str) -> Repository:
     """The repository of a worktree or a submodule, whose git folder a file names.
 
-    That one is somewhere in the project, or knows of the worktree: else any project could read any repository.
+    That one is somewhere in the project, or knows of the worktree or submodule: else any project could read any
+    repository.
     """
     words = None if link.is_symlink() else _read_first_line(link)
     if words is None or not words.startswith("gitdir:"):
@@ -142,10 +150,26 @@ def _open_linked_repository(folder: Folder, link: Path, prefix: str, path: str) 
     target = Path(os.path.realpath(link.parent / words.removeprefix("gitdir:").strip()))
     if folder.root not in target.parents:
         back = _read_first_line(target / "gitdir")
-        if back is None or not _is_same_path(target / back, link):
+        is_known = back is not None and _is_same_path(target / back, link)
+        if not is_known and not _is_submodule(target, link.parent):
             raise _repository_elsewhere(path)
     is_worktree = _read_first_line(target / "commondir") is not None
     return _open_repository(target, prefix, path, target.parent.parent if is_worktree else None)
+
+
+_WORKTREE = re.compile(
+    r"^\[core\]$(?:\n(?!\[).*)*?\n[ \t]*worktree[ \t]*=[ \t]*([^\n\"#;]+)$", re.MULTILINE | re.IGNORECASE
+)
+"""Where the configuration of a submodule's git folder says that its files are."""
+
+
+def _is_submodule(git_folder: Path, folder: Path) -> bool:
+    """Whether a git folder is that of a submodule whose files are in a folder, as git itself sets it up."""
+    try:
+        found = _WORKTREE.search(read_file(git_folder / "config", 65536).decode())
+    except (OSError, ValueError):
+        return False
+    return found is not None and _is_same_path(git_folder / found[1].strip(), folder)
 
 
 def _repository_elsewhere(path: str) -> SourceFailed:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import settings
+from chora.decoding import encode_yaml
 from chora.engine import drafts
 from chora.engine.drafts import (
     NAME_LIMIT,
@@ -681,7 +682,7 @@ async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: E
 
 async def test_a_saved_yaml_config_stays_yaml(project: Project, engine: Engine):
     """Text that YAML would read as a date or a number stays text; the backup keeps the comments."""
-    old = yaml.safe_dump({**text("note", "x"), "tags": ["2026-11-22", "1e3", "no", "ü"]}, allow_unicode=True)
+    old = encode_yaml({**text("note", "x"), "tags": ["2026-11-22", "1e3", "no", "ü"]})
     project.write("configs/content/note.yaml", f"# mine\n{old}")
     modified = await modify_config(engine, "note", {"metadata": {"description": "New"}})
     assert modified.path == "configs/content/note.yaml"

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from chora.config_parsing import parse_config
 from chora.engine.engine import Engine
+from chora.errors import ValidationFailed
 from chora.files import SOURCE_LIMIT
 from chora.model import Source
 from chora.nesting import DEPTH_LIMIT, is_too_deep
 from chora.render.parsing import CELLS_LIMIT, NotData, parse_data
 from chora.sources import external_file
-from chora.sources.external_file import INLINE_LENGTH, INLINE_VALUES
+from chora.sources.data_files import INLINE_LENGTH, INLINE_VALUES
 from chora.sources.source import SourceAccess, SourceFailed
+from tests import documents
 from tests.conftest import Project, requirement
 
 
@@ -53,9 +56,9 @@ def fetch(project: Project, engine: Engine) -> Callable[[str], Any]:
         (
             "a.yml",
             "3: one\ntrue: yes\nnull: none\n2.5: half\n",
-            {"3": "one", "true": True, "null": "none", "2.5": "half"},
+            {"3": "one", "true": "yes", "null": "none", "2.5": "half"},
         ),
-        ("a.yaml", "day: 2026-11-22\nat: 2026-11-22 10:15:30\n", {"day": "2026-11-22", "at": "2026-11-22T10:15:30"}),
+        ("a.yaml", "day: 2026-11-22\nat: 2026-11-22 10:15:30\n", {"day": "2026-11-22", "at": "2026-11-22 10:15:30"}),
         ("a.toml", 'a = 1\n[b]\nc = "x"\n', {"a": 1, "b": {"c": "x"}}),
         (
             "a.toml",
@@ -65,6 +68,19 @@ def fetch(project: Project, engine: Engine) -> Callable[[str], Any]:
         ("a.csv", "name,age\nAda,36\n\nBob\n", [{"name": "Ada", "age": "36"}, {"name": "Bob", "age": None}]),
         ("a.csv", 'a,b\r\n"x\ny",2\r\n', [{"a": "x\ny", "b": "2"}]),
         ("a.csv", "", []),
+        ("a.csv", "a,b,\n1,2,\n3,4\n", [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]),
+        ("a.csv", "a,b,,,\n1,2,,,\n3,, ,\n", [{"a": "1", "b": "2"}, {"a": "3", "b": ""}]),
+        ("a.csv", "a,b\n1,2,,\n", [{"a": "1", "b": "2"}]),
+        ("a.csv", "a,,b\n1,2,3\n", [{"a": "1", "": "2", "b": "3"}]),
+        ("a.csv", "\ufeffa,b\n1,2\n", [{"a": "1", "b": "2"}]),
+        ("a.tsv", "a\tb\n1,5\t2\n", [{"a": "1,5", "b": "2"}]),
+        ("a.tsv", "a\tb\t\n1\t2\t\t\n", [{"a": "1", "b": "2"}]),
+        ("a.jsonl", '{"a": 1}\n\n[2]\r\n"x"\nnull', [{"a": 1}, [2], "x", None]),
+        ("a.ndjson", '{"a": "\u2028"}\n', [{"a": "\u2028"}]),
+        ("a.jsonl", "", []),
+        ("a.yaml", "a: 1\n---\nb: no\n", [{"a": 1}, {"b": "no"}]),
+        ("a.yaml", "- 10:30\n- NO\n- 01234\n", ["10:30", "NO", 1234]),
+        ("a.json", '\ufeff{"a": 1}', {"a": 1}),
         ("a.md", "# Title\n", "# Title\n"),
         ("a.txt", "", ""),
         ("Makefile", "all:\n", "all:\n"),
@@ -75,6 +91,80 @@ def fetch(project: Project, engine: Engine) -> Callable[[str], Any]:
 def test_the_suffix_decides_how_a_file_is_parsed(path: str, text: str, data: Any):
     """json, yaml, toml and csv become JSON values; everything else is text."""
     assert parse_data(path, text) == data
+
+
+@requirement("sources.csv-delimiter")
+@pytest.mark.parametrize(
+    ("text", "delimiter", "rows", "warned"),
+    [
+        ("a,b\n1,2\n", "", [{"a": "1", "b": "2"}], None),
+        ("a;b\n1,5;2\n", "", [{"a": "1,5", "b": "2"}], ";"),
+        ("a\tb\n1\t2\n", "", [{"a": "1", "b": "2"}], "tab"),
+        ("a|b\n1|2\n", "", [{"a": "1", "b": "2"}], "|"),
+        ("name, first;age\nx;1\ny;2\n", "", [{"name, first": "x", "age": "1"}, {"name, first": "y", "age": "2"}], ";"),
+        ('"a;x",b\n"1;2",3\n', "", [{"a;x": "1;2", "b": "3"}], None),
+        ("a;b\n1\n", "", [{"a": "1", "b": None}], ";"),
+        ("a\n1\n", "", [{"a": "1"}], None),
+        ("a\n1;2\n", "", [{"a": "1;2"}], None),
+        ("a;b\n1,5;2\n", ";", [{"a": "1,5", "b": "2"}], None),
+        ("a;b\n1;2\n", ",", [{"a;b": "1;2"}], None),
+        ("a\tb\n1\t2\n", "\t", [{"a": "1", "b": "2"}], None),
+    ],
+)
+async def test_the_delimiter_of_csv_is_named_or_found_out(
+    text: str, delimiter: str, rows: Any, warned: str | None, project: Project, engine: Engine
+):
+    """A source names it; without that it is what the first rows have in common, with a warning unless a comma."""
+    project.write("a.csv", text)
+    warnings: list[str] = []
+    access = SourceAccess(
+        engine.folder,
+        engine.catalog,
+        engine.templates.pool,
+        generate_nothing,
+        find_nothing,
+        ignore,
+        ignore,
+        warn=warnings.append,
+    )
+    source = Source(type="external_file", locator="a.csv", delimiter=delimiter)
+    assert await external_file.fetch(source, access) == rows
+    assert [repr(warned) in warning and "delimiter" in warning for warning in warnings] == ([True] if warned else [])
+
+
+async def test_a_long_file_is_read_with_the_same_options(project: Project, engine: Engine):
+    """In a worker: with the delimiter, its warning, and the rules of the project."""
+    project.write("a.csv", "a;b\n" + "1,5;2\n" * INLINE_LENGTH)
+    project.write("a.yaml", "a: no\n" + "#" * INLINE_LENGTH)
+    warnings: list[str] = []
+    access = SourceAccess(
+        engine.folder,
+        engine.catalog,
+        engine.templates.pool,
+        generate_nothing,
+        find_nothing,
+        ignore,
+        ignore,
+        "chora-compose",
+        warnings.append,
+    )
+    rows = await external_file.fetch(Source(type="external_file", locator="a.csv"), access)
+    assert rows[0] == {"a": "1,5", "b": "2"}
+    assert len(warnings) == 1
+    yaml = Source(type="external_file", locator="a.yaml")
+    assert await external_file.fetch(yaml, access) == {"a": False}
+    assert await external_file.fetch(yaml, access._replace(rules="chora")) == {"a": "no"}
+
+
+@pytest.mark.parametrize(("file", "delimiter"), [("a.txt", ";"), ("a.json", ","), ("a.csv", ";;"), ("a.csv", "x")])
+def test_a_delimiter_belongs_to_csv(file: str, delimiter: str):
+    """One that could do nothing, or is none, is refused; a tab is written as such."""
+    source = {"id": "s", "source_type": "external_file", "source_locator": file, "delimiter": delimiter}
+    with pytest.raises(ValidationFailed, match="delimiter"):
+        parse_config("content", documents.content(inputs={"sources": [source]}), where="a.json")
+    good = {**source, "source_locator": "a.csv", "delimiter": "tab"}
+    parsed = parse_config("content", documents.content(inputs={"sources": [good]}), where="a.json")
+    assert parsed.config.inputs.sources[0].delimiter == "\t"
 
 
 BILLION = "\n".join(
@@ -99,6 +189,10 @@ def test_a_csv_file_may_have_as_many_cells_as_the_limit():
         ("a.json", '{"a": NaN}', "a.json is not JSON: 'N' doesn't belong there"),
         ("a.json", "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1), "nested more than 64 levels deep"),
         ("a.json", "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', "a.jsonl is not JSONL: line 2 is not JSON: "),
+        ("a.jsonl", "1\n" + "[" * 5000 + "]" * 5000, "line 2"),
+        ("a.csv", "a,b,\n1,2,3\n", "line 2 has 3 cells, the first line 2"),
+        ("a.tsv", "a\ta\n", "two columns are named 'a'"),
         ("a.yaml", "a: [", "a.yaml is not YAML: did not find expected node content in line"),
         ("a.yaml", "", "a.yaml is not YAML: it is empty"),
         ("a.yaml", BILLION, "more than 10,000 values with its aliases expanded"),
@@ -108,10 +202,9 @@ def test_a_csv_file_may_have_as_many_cells_as_the_limit():
             "the tag tag:yaml.org,2002:python/object/apply:os.system",
         ),
         ("a.yaml", "a: 1\nb: 2\na: 3\n", "the key 'a' stands twice in line 3, column 1"),
-        ("a.yaml", "yes: a\n'true': b\n", "two keys read 'true'"),
+        ("a.yaml", "True: a\n'true': b\n", "two keys read 'true'"),
         ("a.yaml", "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1), "nested more than 64 levels deep"),
         ("a.yml", "a: .inf", "a.yml is not YAML: inf is not a number that JSON has"),
-        ("a.yml", "a: 1\n---\nb: 2", "a.yml is not YAML"),
         ("a.toml", "a = ", "a.toml is not TOML: Invalid value"),
         ("a.toml", "a = nan", "a.toml is not TOML: nan is not a number that JSON has"),
         ("a.toml", "a = " + "[" * 5000, "a.toml is not TOML: it is nested too deeply"),

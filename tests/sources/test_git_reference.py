@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
 from chora import settings
 from chora.catalog import Catalog
+from chora.engine.engine import Engine
 from chora.files import PATH_LIMIT, SOURCE_LIMIT, Folder
 from chora.model import Source
 from chora.render.pool import RenderPool
@@ -216,6 +217,74 @@ async def test_a_submodule_inside_the_project(tmp_path: Path, project: Project, 
     assert (project.root / "lib/.git").is_file()
     assert await fetch("HEAD:a.md", "lib") == "library\n"
     await refused(fetch, "there is no HEAD:lib in the repository", "HEAD:lib")
+
+
+@requirement("sources.git-kinds")
+async def test_a_project_that_is_a_submodule(tmp_path: Path):
+    """Its git folder is that of the outer repository, which knows where the submodule's files are."""
+    commit(tmp_path / "library", a_md="library\n", docs__b_md="deep\n")
+    outer = tmp_path / "outer"
+    commit(outer, a_md="outer\n")
+    allow = ("-c", "protocol.file.allow=always")
+    git(outer, *allow, "submodule", "--quiet", "add", str(tmp_path / "library"), "vendor/lib")
+    commit(outer)
+    moved = outer / "vendor/lib"
+    found = find_repository(Folder(moved), ".")
+    assert found.git_folder == (outer / ".git/modules/vendor/lib")
+    blob = await git_reference.find_blob(found, "HEAD:a.md")
+    assert blob.size == len("library\n")
+    inner = find_repository(Folder(moved / "docs"), ".")
+    assert (inner.git_folder, inner.prefix) == (found.git_folder, "docs/")
+    # another folder that names the same git folder is none of its
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / ".git").write_text(f"gitdir: {found.git_folder}\n")
+    with pytest.raises(SourceFailed, match="doesn't know of this folder"):
+        find_repository(Folder(stranger), ".")
+
+
+@requirement("sources.git-kinds")
+@pytest.mark.parametrize("relative", [False, True])
+async def test_a_project_that_is_a_linked_work_tree(tmp_path: Path, relative: bool):
+    """HEAD is the work tree's own."""
+    main = tmp_path / "main"
+    commit(main, a_md="one\n")
+    tree = tmp_path / "tree"
+    git(main, "worktree", "add", "--quiet", str(tree), "-b", "side")
+    commit(tree, a_md="side\n")
+    if relative:  # as `worktree.useRelativePaths` writes them
+        (tree / ".git").write_text("gitdir: ../main/.git/worktrees/tree\n")
+        (main / ".git/worktrees/tree/gitdir").write_text("../../../../tree/.git\n")
+    found = find_repository(Folder(tree), ".")
+    assert (await git_reference.find_blob(found, "HEAD:a.md")).size == len("side\n")
+    assert (await git_reference.find_blob(found, "main:a.md")).size == len("one\n")
+
+
+@requirement("sources.git-kinds")
+@pytest.mark.parametrize(
+    ("path", "text", "data"),
+    [
+        ("a.json", '{"a": [1]}', {"a": [1]}),
+        ("a.yaml", "a: no\n", {"a": "no"}),
+        ("a.csv", "a,b\n1,2\n", [{"a": "1", "b": "2"}]),
+        ("a.jsonl", "1\n2\n", [1, 2]),
+        ("a.toml", "a = 1\n", {"a": 1}),
+        ("a.md", "# A\n", "# A\n"),
+        ("Makefile", "all:\n", "all:\n"),
+    ],
+)
+async def test_the_suffix_decides_how_a_file_of_a_commit_is_parsed(
+    project: Project, path: str, text: str, data: Any, engine: Engine
+):
+    """As it does for an external file; by chora-compose's rules it is text."""
+    commit(project.root, **{path.replace(".", "_"): text})
+    nothing: Any = None
+    for rules, wanted in (("chora", data), ("chora-compose", text)):
+        access = SourceAccess(
+            engine.folder, engine.catalog, engine.templates.pool, nothing, nothing, lambda _: None, lambda *_: None
+        )._replace(rules=cast(Any, rules))
+        source = Source(type="git_reference", locator=f"HEAD:{path}")
+        assert await git_reference.fetch(source, access) == wanted
 
 
 # -- dependencies -----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from chora.sources import BY_TYPE, SOURCES, content_config, inline_data
 from chora.sources.source import SourceAccess, SourceFailed
 from tests.conftest import Project, content, requirement, text
 
-PARTS = {"selectors", "source"}
+PARTS = {"data_files", "selectors", "source"}
 
 
 def test_every_source_is_registered():

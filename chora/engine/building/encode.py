@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 import trio
 
-from chora.decoding import decode_text
+from chora.decoding import decode_text, encode_yaml, yaml_loader
 from chora.engine.outputs import OUTPUT_LIMIT
 from chora.errors import ChoraError, CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig, ArtifactOutput
@@ -100,5 +100,4 @@ def _canonical_form(text: str, language: Literal["json", "yaml"]) -> str:
     import yaml
 
     # Parsed again, now that it is known to be harmless: decode_text reads dates as text, as configs want them.
-    document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (both are safe)
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return encode_yaml(yaml.load(text, yaml_loader(dates=True)))  # noqa: S506 (it is a safe one)

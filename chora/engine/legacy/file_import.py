@@ -78,7 +78,7 @@ class FileImport:
         if (data := self._state.read_old_file(path, CONFIG_LIMIT)) is None:
             return
         try:
-            document = decode(data, path)
+            document = decode(data, path, old_yaml=True)
         except ChoraError as error:
             self._state.skip_file(path, error.message)
             return
