@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import msgspec
 
+from chora.errors import UsageError, why_unreadable
+from chora.nofollow import open_folder
 from chora.secrets import redact
 from chora.settings import LogSettings
 from chora.timestamps import now
@@ -54,9 +58,34 @@ class JsonLinesFormatter(logging.Formatter):
         return msgspec.json.encode(shown).decode()
 
 
+class _FileHandler(logging.StreamHandler[TextIO]):
+    """Writes to a file that is closed with it."""
+
+    def close(self) -> None:
+        super().close()
+        self.stream.close()
+
+
+def _open_log(file: str) -> TextIO:
+    """The log file, to append to."""
+    path = Path(os.path.realpath(os.path.dirname(file))) / os.path.basename(file)  # noqa: PTH119
+    try:
+        with open_folder(path.parent, make=True) as folder:
+            descriptor = folder.open_file(path.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        raise UsageError(
+            f"The log file {file} can't be written: {why_unreadable(error)}.", "Change log.file.", setting="log.file"
+        ) from None
+    return open(descriptor, "a", encoding="utf-8", buffering=1)
+
+
 def start_logging(settings: LogSettings) -> None:
-    """Send what chora logs to stderr; those of other libraries from WARNING on."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send what chora logs to stderr, or to the file; those of other libraries from WARNING on.
+
+    Raises:
+        UsageError: the file can't be appended to.
+    """
+    handler = _FileHandler(_open_log(settings.file)) if settings.file else logging.StreamHandler(sys.stderr)
     if settings.format == "json":
         handler.setFormatter(JsonLinesFormatter())
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin
 
@@ -258,10 +258,13 @@ class McpSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The log, always on stderr."""
+    """The log: on stderr, or in a file."""
 
     level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Lowest level logged")] = "INFO"
     format: Annotated[Literal["text", "json"], Meta(description="For people or for log collectors")] = "text"
+    file: Annotated[
+        str, Meta(description="File to append to instead of stderr, relative to the project; SIGHUP opens it anew")
+    ] = ""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -299,10 +302,29 @@ OLD_NAMES: dict[str, str] = {
     "MCP_SERVER_HOST": "http.host",
     "MCP_SERVER_PORT": "http.port",
     "CHORA_EVENTS_OUTPUT": "paths.events",
+    "CHORA_TELEMETRY_PATH": "paths.events",
+    "LOG_FILE": "log.file",
+    "CHORA_DEBUG": "log.level",
+    "PARALLEL_WORKERS": "render.workers",
     "CHORA_EPHEMERAL_PATH": "storage.folder",
     "CHORA_RETENTION_DAYS": "storage.retention_days",
 }
 """Environment names of chora-compose that still work; a later row overrides an earlier one."""
+
+OLD_MEANINGS: dict[str, Callable[[str], str]] = {
+    "CHORA_TELEMETRY_PATH": lambda text: (
+        text if not text or text.endswith(".jsonl") else f"{text.rstrip('/')}/events.jsonl"
+    ),
+    "CHORA_DEBUG": lambda text: "" if text.lower() in ("", "0", "false", "no", "off") else "DEBUG",
+}
+"""What the value of an old name means, where it isn't the setting's own; empty for nothing."""
+SUCCEEDED_NAMES = {
+    "CHORA_COMPOSE_CACHE_DIR": "what was cached there is in the store, which the setting storage.path names",
+    "CHORA_COMPOSE_MCP_URL": "name the server with `chora connect URL` or `chora call --url URL`",
+}
+"""Environment names of chora-compose that mean nothing any more, and what came in their place."""
+OLD_BACKENDS = {"ephemeral": "memory"}
+"""Storage backends of chora-compose by their names, and what they are called here."""
 
 OTHER_NAMES = {"CHORA_PROJECT", "CHORA_BASE_PATH", "CHORA_TRACE_ID", "CHORA_TOKEN", "CHORA_TOKEN_FILE"}
 """`CHORA_*` names that aren't settings; any other one is a misspelling worth a warning."""
@@ -358,9 +380,12 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
             values[key], origins[key] = value, f"chora.toml:{line}"
 
     for name, key in OLD_NAMES.items():
-        if env.get(name):
-            values[key], origins[key] = _from_text(key, env[name], name), name
+        if text := OLD_MEANINGS.get(name, str)(env.get(name) or ""):
+            values[key], origins[key] = _from_text(key, text, name), name
     for name, text in env.items():
+        if name in SUCCEEDED_NAMES:
+            warnings.append(f"The environment variable {name} isn't used any more: {SUCCEEDED_NAMES[name]}.")
+            continue
         if not name.startswith("CHORA_") or name in OTHER_NAMES or name in OLD_NAMES:
             continue
         section, _, field = name.removeprefix("CHORA_").lower().partition("_")
@@ -371,6 +396,12 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
     for key, value in (flags or {}).items():
         if value is not None:
             values[key], origins[key] = value, "--" + key.partition(".")[2].replace("_", "-")
+
+    if (backend := values.get("storage.backend")) in OLD_BACKENDS:
+        values["storage.backend"] = new = OLD_BACKENDS[backend]
+        warnings.append(f"storage.backend {backend} is called {new} ({origins['storage.backend']}); nothing is kept.")
+    if isinstance(file := values.get("log.file"), str) and file:
+        values["log.file"] = os.path.join(os.path.realpath(project), file)
 
     tree: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
@@ -432,6 +463,8 @@ def _from_text(key: str, text: str, name: str) -> Any:
     if get_origin(kind.__origin__) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
+        if key == "storage.backend" and text in OLD_BACKENDS:
+            return text  # renamed, with a warning, wherever it stands
         return msgspec.convert(text.upper() if key == "log.level" else text, kind, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(

@@ -4,9 +4,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from chora.errors import UsageError
 from chora.logs import start_logging
 from chora.settings import LogSettings
 
@@ -101,3 +103,18 @@ def test_starting_again_replaces_the_handler(capsys: Shown):
     start_logging(LogSettings(format="json"))
     logging.getLogger("chora").warning("once")
     assert json.loads(capsys.readouterr().err)["message"] == "once"
+
+
+def test_the_log_goes_to_a_file(tmp_path: Path, capsys: Shown):
+    """It is appended to, in a folder that is made, and stderr stays empty; no link is followed."""
+    file = tmp_path / "logs/chora.log"
+    for message in ("one", "two"):
+        start_logging(LogSettings(file=str(file)))
+        logging.getLogger("chora").info(message)
+    start_logging(LogSettings())
+    assert [line.rpartition(" ")[2] for line in file.read_text().splitlines()] == ["one", "two"]
+    assert "one" not in capsys.readouterr().err
+    (tmp_path / "link.log").symlink_to(file)
+    for wrong in (tmp_path / "link.log", tmp_path):
+        with pytest.raises(UsageError, match="can't be written"):
+            start_logging(LogSettings(file=str(wrong)))

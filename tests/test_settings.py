@@ -10,7 +10,7 @@ import pytest
 
 from chora import settings
 from chora.errors import UsageError
-from chora.settings import OLD_NAMES, HttpSettings, Settings, load
+from chora.settings import OLD_NAMES, SUCCEEDED_NAMES, HttpSettings, Settings, load
 from tests.conftest import requirement
 from tests.odd_files import put_odd_file
 
@@ -87,6 +87,13 @@ OLD: list[tuple[str, str, Any]] = [
     ("CHORA_EVENTS_OUTPUT", "events.jsonl", "events.jsonl"),
     ("CHORA_EPHEMERAL_PATH", "history", "history"),
     ("CHORA_RETENTION_DAYS", "14", 14),
+    ("CHORA_TELEMETRY_PATH", "/data/telemetry", "/data/telemetry/events.jsonl"),
+    ("CHORA_TELEMETRY_PATH", "telemetry/", "telemetry/events.jsonl"),
+    ("CHORA_TELEMETRY_PATH", "/data/tried.jsonl", "/data/tried.jsonl"),
+    ("LOG_FILE", "/var/log/chora.log", "/var/log/chora.log"),
+    ("CHORA_DEBUG", "true", "DEBUG"),
+    ("CHORA_DEBUG", "1", "DEBUG"),
+    ("PARALLEL_WORKERS", "4", 4),
 ]
 
 
@@ -99,6 +106,40 @@ def test_old_names_still_work(tmp_path: Path, name: str, text: str, expected: An
     assert loaded.origins[OLD_NAMES[name]] == name
     assert loaded.warnings == []
     assert load(tmp_path, {name: ""}).origins[OLD_NAMES[name]] == "default"
+
+
+@requirement("settings.old-names")
+@pytest.mark.parametrize("text", ["0", "false", "No", "off"])
+def test_debugging_that_is_off_leaves_the_level(tmp_path: Path, text: str):
+    """As it is set otherwise."""
+    assert load(tmp_path, {"CHORA_DEBUG": text, "LOG_LEVEL": "ERROR"}).settings.log.level == "ERROR"
+
+
+@requirement("settings.old-names")
+@pytest.mark.parametrize("name", SUCCEEDED_NAMES)
+def test_old_names_that_mean_nothing_name_their_successor(tmp_path: Path, name: str):
+    """In a warning."""
+    (warning,) = load(tmp_path, {name: "x"}).warnings
+    assert name in warning
+    assert "isn't used any more" in warning
+
+
+@requirement("settings.old-names")
+@pytest.mark.parametrize("from_file", [True, False])
+def test_the_backend_ephemeral_is_memory(tmp_path: Path, from_file: bool):
+    """With a warning, as nothing is kept."""
+    folder = toml(tmp_path, '[storage]\nbackend = "ephemeral"\n' if from_file else "")
+    loaded = load(folder, {} if from_file else {"CHORA_STORAGE_BACKEND": "ephemeral"})
+    assert loaded.settings.storage.backend == "memory"
+    assert any("called memory" in warning for warning in loaded.warnings)
+
+
+@pytest.mark.parametrize("file", ["var/chora.log", "/var/log/chora.log", ""])
+def test_the_log_file_is_relative_to_the_project(tmp_path: Path, file: str):
+    """An absolute one stays, and none is none."""
+    folder = toml(tmp_path, f'[log]\nfile = "{file}"\n')
+    found = load(folder, {}).settings.log.file
+    assert found == (str(tmp_path.resolve() / file) if file else "")
 
 
 def test_every_old_name_is_tested_above():
@@ -281,12 +322,18 @@ def test_a_flag_is_refused_by_name(tmp_path: Path):
 
 def test_a_misspelt_variable_is_a_warning(tmp_path: Path):
     """An unknown CHORA_* name is reported, but doesn't stop the start."""
-    env = {"CHORA_HTP_PORT": "1", "CHORA_HTTP_PROT": "2", "CHORA_DEBUG": "1", "PATH": "/bin", "chora_http_port": "3"}
+    env = {
+        "CHORA_HTP_PORT": "1",
+        "CHORA_HTTP_PROT": "2",
+        "CHORA_DEBUGGING": "1",
+        "PATH": "/bin",
+        "chora_http_port": "3",
+    }
     loaded = load(tmp_path, env)
     assert [re.findall(r"CHORA_\w+", warning) for warning in loaded.warnings] == [
         ["CHORA_HTP_PORT"],
         ["CHORA_HTTP_PROT"],
-        ["CHORA_DEBUG"],
+        ["CHORA_DEBUGGING"],
     ]
     assert loaded.settings.http == HttpSettings()
 

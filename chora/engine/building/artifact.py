@@ -128,9 +128,11 @@ async def build_artifact(
     """
     config: ArtifactConfig = parsed.config
     key = _trace_key(build, parsed, caller, output_path, locate)
-    if not build.force and (known := await recall_trace(build, key, ArtifactTrace)):
-        return _from_trace(config, known.result, known.inputs)
     started = time.monotonic()
+    if not build.force and (known := await recall_trace(build, key, ArtifactTrace)):
+        recalled = _from_trace(config, known.result, known.inputs)
+        _emit_event(build.engine, config, started, recalled, None)
+        return recalled
     try:
         recorder = build.new_recorder()
         recorder.record(parsed.origin)
@@ -141,7 +143,7 @@ async def build_artifact(
     except ChoraError as error:
         _emit_event(build.engine, config, started, None, error)
         raise
-    _emit_event(build.engine, config, started, built.output_path, None)
+    _emit_event(build.engine, config, started, built, None)
     return built
 
 
@@ -372,7 +374,7 @@ def _recorded_size(engine: Engine, output: ArtifactOutput) -> int:
 
 
 def _emit_event(
-    engine: Engine, config: ArtifactConfig, started: float, path: str | None, error: ChoraError | None
+    engine: Engine, config: ArtifactConfig, started: float, built: BuiltArtifact | None, error: ChoraError | None
 ) -> None:
     engine.events.emit_event(
         "artifact_assembled",
@@ -380,6 +382,8 @@ def _emit_event(
         artifact_config_id=config.id,
         section_count=len(config.content.children),
         duration_ms=round((time.monotonic() - started) * 1000),
-        output_path=path,
+        output_path=built.output_path if built else None,
+        cache_hit=built is not None and built.status == "skipped",
+        error_code=error.code if error else None,
         error_message=error.message if error else None,
     )

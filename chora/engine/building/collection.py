@@ -429,5 +429,7 @@ def _emit_event(
         cached_count=built.cached if built else None,
         failed_count=built.count("failed") if built else None,
         duration_ms=round((time.monotonic() - started) * 1000),
+        cache_hit=built is not None and built.cached == len(built.members),
+        error_code=error.code if error else None,
         error_message=error.message if error else None,
     )

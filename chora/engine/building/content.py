@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -71,16 +73,19 @@ async def build_content(
         StorageFailed: it was generated but couldn't be stored.
     """
     config: ContentConfig = parsed.config
+    started = time.monotonic()
     if not build.force and (recalled := await recall_content(build, parsed, caller)):
         build.source_texts.check_chain(config.id, recalled.version.generator, dependents, recalled.depth)
+        _emit_event(build.engine, config.id, recalled.version.generator, started, None, cache_hit=True)
         return recalled
-    started = time.monotonic()
+    phases: dict[str, int] = {}
     try:
         inputs = await gather_content(build, parsed, caller, dependents)
+        phases["gather_ms"] = _milliseconds_since(started)
         async with build.engine.write_locks(f"text:{inputs.fingerprint}"):  # the same text is generated once at a time
-            version, status = await _recall_or_generate(build, config, inputs, reason)
+            version, status = await _recall_or_generate(build, config, inputs, reason, phases)
     except ChoraError as error:
-        _emit_event(build.engine, config.id, generator_name(config), started, error)
+        _emit_event(build.engine, config.id, generator_name(config), started, error, phases)
         raise
     warnings = [*inputs.warnings, *version.metadata.get("warnings", [])]
     result = ContentTrace(version.version_id, inputs.variables, warnings, inputs.depth)
@@ -89,7 +94,8 @@ async def build_content(
     if status != "skipped":
         build.snapshot.forget_stored_texts(config.id)
         build.engine.changes.publish(f"content://{config.id}")
-        _emit_event(build.engine, config.id, version.generator, started, None)
+    cache_hit = status == "skipped"
+    _emit_event(build.engine, config.id, version.generator, started, None, phases, cache_hit=cache_hit)
     recorder = inputs.recorder
     return BuiltContent(
         version, status, inputs.variables, warnings, recorder.inputs, recorder.reproducible, inputs.depth
@@ -159,16 +165,20 @@ async def _generate_source_text(build: Build, other: FoundConfig, chain: tuple[s
 
 
 async def _recall_or_generate(
-    build: Build, config: ContentConfig, inputs: GenerationInputs, reason: str | None
+    build: Build, config: ContentConfig, inputs: GenerationInputs, reason: str | None, phases: dict[str, int]
 ) -> tuple[Version, Status]:
-    """The stored version of this fingerprint, or a new one."""
+    """The stored version of this fingerprint, or a new one; `phases` is told how long what took."""
     store, fingerprint = build.engine.store, inputs.fingerprint
     if not build.force or fingerprint in build.made:
         version = recall_version(store, config.id, fingerprint)
         if version is not None:
             return version, "skipped"
+    started = time.monotonic()
     text = await inputs.generate_text()
+    phases["generate_ms"] = _milliseconds_since(started)
+    started = time.monotonic()
     version = await _store_version(build.engine, config, inputs, text, reason)
+    phases["store_ms"] = _milliseconds_since(started)
     build.made.add(fingerprint)
     return version, "generated" if version.metadata["previous"] is None else "regenerated"
 
@@ -207,14 +217,28 @@ async def _store_version(
         ) from error
 
 
+def _milliseconds_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
 def _emit_event(
-    engine: Engine, content_id: str, generator: str | None, started: float, error: ChoraError | None
+    engine: Engine,
+    content_id: str,
+    generator: str | None,
+    started: float,
+    error: ChoraError | None,
+    phases: Mapping[str, int] = MappingProxyType({}),
+    *,
+    cache_hit: bool = False,
 ) -> None:
     engine.events.emit_event(
         "content_generated",
         "error" if error else "success",
         content_config_id=content_id,
         generator_type=generator,
-        duration_ms=round((time.monotonic() - started) * 1000),
+        duration_ms=_milliseconds_since(started),
+        cache_hit=cache_hit,
+        phases=dict(phases),
+        error_code=error.code if error else None,
         error_message=error.message if error else None,
     )

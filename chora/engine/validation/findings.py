@@ -95,6 +95,7 @@ async def validate(
     rule_count = len(rules) + len(malformed)
     report: ValidationReport | None = None
     error_message: str | None = None
+    error_code: str | None = None
     try:
         subject, parse_error = _find_subject(build, name)
         declared = _declared_rules(subject)
@@ -103,10 +104,11 @@ async def validate(
         findings += await _collect_findings(subject, [*declared, *rules])
         findings += [_with_severity(finding, "error") for finding in malformed]
         report = ValidationReport(name, findings, rule_count)
-        error_message = next((finding.message for finding in findings if finding.severity == "error"), None)
+        worst = next((finding for finding in findings if finding.severity == "error"), None)
+        error_message, error_code = (worst.message, worst.code) if worst else (None, None)
         return report
     except ChoraError as error:
-        error_message = error.message
+        error_message, error_code = error.message, error.code
         raise
     finally:
         engine.events.emit_event(
@@ -116,6 +118,7 @@ async def validate(
             validation_passed=report is not None and report.valid,
             rule_count=rule_count,
             duration_ms=round((time.monotonic() - started) * 1000),
+            error_code=error_code,
             error_message=error_message,
         )
 

@@ -978,17 +978,20 @@ async def test_outputs_after_a_failed_one_are_not_edits(sheet: Project, engine: 
 
 @requirement("events.artifact-assembled")
 async def test_an_assembly_emits_an_event(sheet: Project, engine: Engine):
-    """On success and on failure."""
+    """On success, on failure, and when nothing has changed."""
+    await run(engine)
     await run(engine)
     with pytest.raises(PermissionDenied, match="leads outside the project"):
         await run(engine, output_path="../x")
     lines = (sheet.root / "var/telemetry/events.jsonl").read_bytes().splitlines()
-    good, bad = (
+    good, again, bad = (
         event for event in map(msgspec.json.decode, lines) if event["event_type"] == "chora.artifact_assembled"
     )
     assert (good["status"], good["output_path"], good["error_message"]) == ("success", "outputs/sheet.md", None)
     assert (good["artifact_config_id"], good["section_count"]) == ("sheet", 2)
-    assert (bad["status"], bad["output_path"]) == ("error", None)
+    assert [each["cache_hit"] for each in (good, again, bad)] == [False, True, False]
+    assert (again["status"], again["output_path"]) == ("success", "outputs/sheet.md")
+    assert (bad["status"], bad["output_path"], bad["error_code"]) == ("error", None, "permission_denied")
     assert bad["error_message"].endswith("leads outside the project.")
     assert min(good["duration_ms"], bad["duration_ms"]) >= 0
 

@@ -208,7 +208,7 @@ async def test_warnings_are_the_same_from_the_store(project: Project, engine: En
 
 @requirement("events.content-generated")
 async def test_generating_a_text_emits_an_event(project: Project, engine: Engine):
-    """On success and failure, with the generator; returning a stored text emits none."""
+    """On success, failure and when a stored text is returned, with the generator, how long what took, and the code."""
     project.save(
         text("note", "one"), content("bad", pattern={"type": "template_fill", "template": "{{ x }}"}), content("none")
     )
@@ -223,10 +223,20 @@ async def test_generating_a_text_emits_an_event(project: Project, engine: Engine
     ]
     assert reported == [
         ("chora.content_generated", "success", "note", "demonstration"),
+        ("chora.content_generated", "success", "note", "demonstration"),
         ("chora.content_generated", "error", "bad", "template_fill"),
         ("chora.content_generated", "error", "none", None),
     ]
+    assert [each["cache_hit"] for each in events(project)] == [False, True, False, False]
+    assert [list(each["phases"]) for each in events(project)] == [
+        ["gather_ms", "generate_ms", "store_ms"],
+        [],
+        ["gather_ms"],
+        [],
+    ]
+    assert [each["error_code"] for each in events(project)] == [None, None, *["generation_failed"] * 2]
     assert [each["error_message"] for each in events(project)] == [
+        None,
         None,
         "bad: no value for x.",
         "none names no generator.",
