@@ -77,6 +77,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         os.environ["COVERAGE_PROCESS_CONFIG"] = base64.b64encode(json.dumps(children).encode()).decode()
 
 
+def unmeasured_environment() -> dict[str, str]:
+    """The environment of a process that coverage doesn't measure.
+
+    It would begin with coverage's handlers and imports; and where a thread ends it at once, coverage would write its
+    data while the others go on, which crashes now and then.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List the tests that took long, each with its reason; having none is no failure, as the machine may be busy."""
     seconds: dict[str, float] = {}

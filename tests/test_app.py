@@ -32,7 +32,7 @@ from chora.errors import StorageError, UsageError
 from chora.store import backup
 from chora.transport.pipes import Pipes
 from chora.watch import files, latency, probe
-from tests.conftest import Project, Serve, content, requirement
+from tests.conftest import Project, Serve, content, requirement, unmeasured_environment
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow("starts servers")
@@ -45,7 +45,9 @@ PATIENT = "[limits]\ngrace = 600\n[render]\nwall = 600\n"
 
 
 @contextmanager
-def serving(project: Project, *flags: str, **environment: str) -> Generator[tuple[str, "subprocess.Popen[str]"]]:
+def serving(
+    project: Project, *flags: str, measured: bool = True, **environment: str
+) -> Generator[tuple[str, "subprocess.Popen[str]"]]:
     """`chora serve` as a process; yields its address."""
     command = [sys.executable, "-m", "chora", "--project", str(project.root), "serve", "--port", "0", "--json", *flags]
     with subprocess.Popen(
@@ -54,7 +56,7 @@ def serving(project: Project, *flags: str, **environment: str) -> Generator[tupl
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment},
+        env={**(os.environ if measured else unmeasured_environment()), **environment},
     ) as process:
         try:
             assert process.stdout is not None
@@ -286,7 +288,7 @@ def test_a_stuck_process_is_ended_by_a_watchdog(hello: Project):
     hello.write("plugins/stuck.py", STUCK.replace("PLACE", str(hello.root / "is-stuck")))
     hello.write("chora.toml", '[limits]\ngrace = 0.2\n[plugins]\ngenerators = ["plugins/stuck.py"]\n')
     hello.save(content("stuck", pattern={"type": "stuck"}))
-    with serving(hello) as (url, process):
+    with serving(hello, measured=False) as (url, process):
         caller = threading.Thread(target=_call_and_forget, args=(url,))
         caller.start()
         deadline = time.monotonic() + PATIENCE
@@ -423,7 +425,10 @@ def test_a_second_signal_ends_the_server_at_once(hello: Project, number: signal.
     """Whatever it still waits for; the log has one line about it and no traceback."""
     hello.write("chora.toml", PATIENT)
     hello.save(ENDLESS)
-    with serving(hello) as (url, process), calling(url, "generate_content", content_config_id="endless") as answers:
+    with (
+        serving(hello, measured=False) as (url, process),
+        calling(url, "generate_content", content_config_id="endless") as answers,
+    ):
         process.send_signal(number)
         logged = read_until(process, "stopping")
         process.send_signal(number)
@@ -438,7 +443,7 @@ def test_a_second_signal_ends_the_server_at_once(hello: Project, number: signal.
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_second_signal_leaves_no_process_behind(hello: Project):
     """Not even processes that are stopped, and so don't notice that the server has ended."""
-    with serving(hello) as (url, process):
+    with serving(hello, measured=False) as (url, process):
         assert call(url, "generate_content", content_config_id="greeting")
         children = descendants(process.pid)
         assert len(children) >= 2, "the fork server and a worker"

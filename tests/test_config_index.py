@@ -288,9 +288,7 @@ async def test_a_first_list_lets_others_run(project: Project, monkeypatch: pytes
     assert listing.ids == [f"c{number:03}" for number in range(100)]
     if sys.platform == "linux":
         assert is_watched(catalog)
-        again, times = await list_with(catalog)
-        assert again is listing
-        assert times <= 1
+        assert await catalog.list_in_slices("content") is listing
     project.save(text("d", "x"))
     assert (await catalog.list_in_slices("content")).ids[-1] == "d"
     check_same(project, catalog)

@@ -497,6 +497,8 @@ def test_every_file_of_a_project_is_opened_by_one_module(audited: Audited, backe
         "backup": [(["--keep", "2"], (0,))],
         "doctor": [([], (0,))],
         "version": [([], (0,))],
+        "completion": [(["bash"], (0,))],
+        "edits": [([], (0,))],
     }
     for command, ways in commands.items():
         for arguments, codes in ways:

@@ -1,6 +1,5 @@
 """A server process that is asked to end before it can serve, or after it has."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chora import starting
-from tests.conftest import Project, requirement
+from tests.conftest import Project, requirement, unmeasured_environment
 from tests.patience import PATIENCE
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see when a handler is installed")
@@ -57,12 +56,10 @@ def test_a_server_that_is_ended_while_it_starts_exits_with_0(
 ):
     """At whatever moment: while it imports, reads its settings, opens the store or starts its workers; without a
     traceback, and without having run for long before it listened to signals."""
-    # Measured by coverage, it would begin with that one's handlers and imports.
-    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8):
         with subprocess.Popen(
             [sys.executable, "-m", "chora", "--project", str(hello.root), *command],
-            env=unmeasured,
+            env=unmeasured_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, cast
 
 import click
 
+from chora.cli.access_token import AccessToken, token_option
 from chora.cli.run import (
-    REFERENCE,
     ToolFailed,
     call_tool,
     json_option,
@@ -16,7 +15,6 @@ from chora.cli.run import (
     print_json,
     report_errors,
     run_async,
-    token_option,
     trust_option,
 )
 from chora.cli.terminal import echo
@@ -55,14 +53,11 @@ def command(
 
 
 async def _call_server(url: str, reference: str, trust: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from chora.secrets import find_token
     from chora.watch.mcp_client import CallFailed, connect_http
 
-    if reference and not re.fullmatch(REFERENCE, reference, re.DOTALL):
-        raise UsageError(
-            "--token doesn't name a source of the access token.", "Write keyring:NAME, file:PATH or env:NAME."
-        )
-    found = find_token(reference=reference)
+    token = AccessToken(url, reference)
+    token.warn()
+    found = token.find()
     said = ""
     try:
         async with connect_http(url, found.secret if found else None, trust=trust) as caller:

@@ -9,11 +9,11 @@ from typing import Literal
 import click
 import trio
 
-from chora.cli.run import REFERENCE, json_errors_option, report_errors, token_option, trust_option
-from chora.cli.terminal import echo
+from chora.cli.access_token import AccessToken, is_reference, token_option
+from chora.cli.run import json_errors_option, report_errors, trust_option
 from chora.errors import UsageError
 from chora.project import find_project
-from chora.secrets import FoundSecret, find_secret
+from chora.secrets import find_secret
 from chora.transport.pipes import take_stdio
 
 CONNECTION_HEADERS = {
@@ -76,35 +76,16 @@ def command(
     """
     from chora import settings
     from chora.bridge import BridgeOptions, run_bridge
-    from chora.fetch import parse_address
     from chora.logs import start_logging
-    from chora.secrets import find_token
 
-    try:
-        address = parse_address(url)
-    except ValueError as error:
-        raise UsageError(f"The URL is not the address of a server: {error}.", _ADDRESS) from None
+    token = AccessToken(url, reference)
     # No project is needed; a named one may have settings for the log and the limits.
     loaded = settings.load(find_project(project) if project else Path("/nonexistent"))
     start_logging(loaded.settings.log)
-    is_safe = address.origin.scheme == "https" or _is_loopback(address.origin.host)
-
-    def find_access_token(use_keyring: bool) -> FoundSecret | None:
-        if reference:
-            return find_token(reference=reference)
-        return find_token(keyring=use_keyring) if is_safe else None
-
-    if reference and not re.fullmatch(REFERENCE, reference, re.DOTALL):
-        raise UsageError(
-            "--token doesn't name a source of the access token.", "Write keyring:NAME, file:PATH or env:NAME."
-        )
-    if reference and not is_safe:
-        echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
-    elif not is_safe and find_token(keyring=False) is not None:
-        echo(f"warning: {address.origin} gets no access token: it isn't https; name one with --token", err=True)
+    token.warn()
     options = BridgeOptions(
-        address,
-        find_access_token,
+        token.address,
+        token.find,
         headers=tuple(_parse_header(each) for each in headers),
         trust=trust or "",
         transport=transport,
@@ -123,7 +104,7 @@ def _parse_header(text: str) -> tuple[str, str]:
         raise UsageError(f"{name[:40]!r} is not a header.", "Write --header 'Name: value'.")
     if name.lower() in CONNECTION_HEADERS or name.lower().startswith("mcp-"):
         raise UsageError(f"The header {name} is set by chora itself.", "Leave it out.")
-    if re.fullmatch(REFERENCE, value, re.DOTALL):
+    if is_reference(value):
         found = find_secret(name, reference=value)
         value = "" if found is None else found.secret.reveal()
     elif name.lower() == "authorization":
@@ -132,12 +113,3 @@ def _parse_header(text: str) -> tuple[str, str]:
     if not re.fullmatch(r"[ -~]*", value):
         raise UsageError(f"The value of {name} holds characters that no header may have.", "Use printable ASCII.")
     return name, value
-
-
-def _is_loopback(host: str) -> bool:
-    from chora.access import is_loopback
-
-    return is_loopback(host)
-
-
-_ADDRESS = "Write it as https://host/mcp, without a user name; an access token is named by --token."

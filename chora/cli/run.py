@@ -29,15 +29,6 @@ Function = Callable[..., Any]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 json_errors_option = click.option("--json", "as_json", is_flag=True, help="Print an error as one JSON object.")
-REFERENCE = r"(keyring:|file:|env:\w).+"
-"""What names the source of a secret."""
-token_option = click.option(
-    "--token",
-    "reference",
-    default="",
-    metavar="REF",
-    help="Source of the access token: keyring:NAME, file:PATH or env:NAME.",
-)
 trust_option = click.option(
     "--trust", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="A CA to trust, as PEM."
 )

@@ -473,7 +473,8 @@ def find_draft(engine: Engine, draft_id: str) -> Draft:
         kinds = [each for each in KINDS if engine.catalog.list_configs(each).find(draft_id) is not None]
         raise DraftNotFound(
             f"There is no draft {draft_id[:80]!r}.",
-            f"{draft_id} is the id of {'an' if kinds[0][0] == 'a' else 'a'} {kinds[0]} config: modify_config changes it."
+            f"{draft_id} is the id of {'an' if kinds[0] == 'artifact' else 'a'} {kinds[0]} config: "
+            "modify_config changes it."
             if kinds
             else "draft_config creates one; save_config deletes the draft that it saves.",
             draft_id=draft_id[:80],
