@@ -117,8 +117,8 @@ class LongSource(Struct, frozen=True, kw_only=True):
     data_selector: Annotated[
         str,
         Meta(
-            description="Part to take: whole_content, JSONPath ($.a.b), Markdown heading (## Title), "
-            "function:name, class:name, line range (10-20)"
+            description="Part to take: whole_content, JSONPath ($.a.b), Markdown heading (## Title, "
+            "## Part > ### Title, ## Title > body), front_matter, body, function:name, class:name, line range (10-20)"
         ),
     ] = "whole_content"
     matches: Matches = None

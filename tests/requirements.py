@@ -308,7 +308,9 @@ CONTEXT = {
     "sources.selectors.rfc-9535": "Queries mean what RFC 9535 says, regular expressions in them what RFC 9485 says.",
     "sources.selectors.shape": "A singular query gives a value and any other a list, whatever the data; a source may "
     "say which.",
-    "sources.selectors.heading": "A heading takes its section, and none in fenced code.",
+    "sources.selectors.heading": "A heading takes its section, and none in fenced code; a path reaches repeated ones.",
+    "sources.selectors.ambiguous": "A heading that stands several times is a warning.",
+    "sources.selectors.front-matter": "Front matter is data, and a text without it is its body.",
     "sources.selectors.definition": "A function or class is taken with its body.",
     "sources.selectors.lines": "A line range counts from one and includes both ends.",
     "sources.selectors.otherwise": "Any other selector is refused with the forms there are.",

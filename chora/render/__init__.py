@@ -152,9 +152,10 @@ class SelectedValues(Struct, frozen=True, tag=True):
 
 
 class TextPart(Struct, frozen=True, tag=True):
-    """A part of a text."""
+    """A part of a text, and what the author of the selector should know."""
 
     text: str
+    warning: str | None = None
 
 
 class EvaluatedCondition(Struct, frozen=True, tag=True):

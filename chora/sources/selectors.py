@@ -5,6 +5,8 @@
 | none, `whole_content` | everything |
 | `$…` | an RFC 9535 JSONPath: a singular query gives the value, any other a list (`Source.matches` decides otherwise) |
 | `## Heading` | a Markdown section with its heading, up to the next heading of the same or a higher level |
+| `## Part > ### Heading` | a section in a section; `> body` at the end leaves its heading out |
+| `body`, `front_matter` | a text below its front matter; the front matter, as data |
 | `function:name`, `class:name` | a definition in Python or JavaScript, with the lines indented below it |
 | `10-20`, `10:20`, `:50`, `100:` | lines, counted from 1, both ends included |
 """
@@ -18,9 +20,10 @@ import msgspec
 from chora.errors import InvalidContext, LimitExceeded
 from chora.model import Source
 from chora.nesting import DEPTH_LIMIT, decode_json, is_too_deep
-from chora.render import PartJob, RenderFailed, SelectedValues, SelectJob
+from chora.render import PartJob, RenderFailed, SelectedValues, SelectJob, TextPart
 from chora.render.pool import RenderPool
-from chora.render.text_parts import PartNotFound, select_first, shorten_selector
+from chora.render.text_parts import FRONT_MATTER, PartNotFound, select_first, shorten_selector, split_front_matter
+from chora.sources.data_files import parse_text
 from chora.sources.source import SourceAccess, SourceFailed
 
 INLINE_LENGTH = 64 * 1024
@@ -41,7 +44,12 @@ async def select(value: Any, source: Source, access: SourceAccess) -> Any:
         return _shape(await _select_json_path(value, selector, pool), source, access)
     text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
     try:
-        return await select_text(text, (selector,), pool)
+        if selector == FRONT_MATTER:
+            return await _select_front_matter(text, access)
+        part = await select_text(text, (selector,), pool)
+        if part.warning:
+            access.warn(part.warning)
+        return part.text
     except PartNotFound as error:
         raise SourceFailed(str(error)) from None
     except RenderFailed as failure:
@@ -50,7 +58,7 @@ async def select(value: Any, source: Source, access: SourceAccess) -> Any:
         raise SourceFailed(error.message.removesuffix(".")) from None
 
 
-async def select_text(text: str, selectors: tuple[str, ...], pool: RenderPool) -> str:
+async def select_text(text: str, selectors: tuple[str, ...], pool: RenderPool) -> TextPart:
     """The part of a text that the first selector takes for which there is one.
 
     Raises:
@@ -60,11 +68,18 @@ async def select_text(text: str, selectors: tuple[str, ...], pool: RenderPool) -
     if len(text) <= INLINE_LENGTH:
         return select_first(text, selectors)
     try:
-        return (await pool.select_part(PartJob(text, selectors, shorten_selector(selectors[-1])))).text
+        return await pool.select_part(PartJob(text, selectors, shorten_selector(selectors[-1])))
     except RenderFailed as failure:
         if failure.reason.kind != "syntax":
             raise
         raise PartNotFound(failure.reason.message) from None
+
+
+async def _select_front_matter(text: str, access: SourceAccess) -> Any:
+    found = split_front_matter(text)
+    if found is None:
+        raise SourceFailed("the text has no front matter: no lines of --- or +++ around data at its beginning")
+    return await parse_text(f"the front matter.{found.language}", found.data, access) if found.data.strip() else {}
 
 
 # -- data -------------------------------------------------------------------------------------------------------
@@ -76,7 +91,14 @@ async def _select_json_path(value: Any, selector: str, pool: RenderPool) -> Sele
         try:
             value = decode_json(value)
         except msgspec.DecodeError:
-            raise SourceFailed(f"{shown} needs data, but the source is text that is not JSON") from None
+            raise SourceFailed(
+                f"{shown} needs data, but the source is text that is not JSON"
+                + (
+                    "; the selector front_matter gives the data that it begins with"
+                    if split_front_matter(value)
+                    else ""
+                )
+            ) from None
         if is_too_deep(value):
             raise SourceFailed(f"{shown} needs data that is nested no more than {DEPTH_LIMIT} levels deep")
     try:

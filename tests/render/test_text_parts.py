@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora.render.text_parts import PartNotFound, select_first, select_part
+from chora.render import text_parts
+from chora.render.text_parts import PartNotFound
 from tests.conftest import requirement
+
+
+def select_part(text: str, selector: str) -> str:
+    return text_parts.select_part(text, selector).text
+
+
+def select_first(text: str, selectors: tuple[str, ...]) -> str:
+    return text_parts.select_first(text, selectors).text
+
 
 MARKDOWN = """\
 # Manual
@@ -130,6 +140,146 @@ def test_fences_and_headings_follow_commonmark(text: str):
     """
     assert select_part(text, "# A").splitlines()[-1] == "yes"
     assert select_part(text, "# A").count("\n") == 2
+
+
+CHANGELOG = """\
+---
+# title: no heading
+title: Changes
+---
+Changelog
+=========
+
+All of it.
+
+1.1
+---
+
+### Added
+- one
+
+### Fixed
+- two
+
+## 1.0
+
+### Added
+
+- three
+
+#### Details
+deep
+
+### Added
+- four
+
+- item
+---
+> quote
+---
+
+A title over
+two lines
+---------
+end"""
+
+
+@requirement("sources.selectors.heading")
+@pytest.mark.parametrize(
+    ("selector", "taken"),
+    [
+        ("# Changelog > body", CHANGELOG[CHANGELOG.index("All of it") :]),
+        ("## 1.1 > ### Added", "### Added\n- one\n"),
+        ("## 1.0 > ### Added", "### Added\n\n- three\n\n#### Details\ndeep\n"),
+        ("# Changelog > ## 1.0 > ### Added > #### Details", "#### Details\ndeep\n"),
+        ("## 1.0 > ### Added > body", "- three\n\n#### Details\ndeep\n"),
+        ("## 1.1", "1.1\n---\n\n### Added\n- one\n\n### Fixed\n- two\n"),
+        ("## 1.1 > body", "### Added\n- one\n\n### Fixed\n- two\n"),
+        ("## 1.1  >  ### fixed", "### Fixed\n- two\n"),
+        ("## A title over two lines", "A title over\ntwo lines\n---------\nend"),
+        ("## a title  over two LINES > body", "end"),
+        ("body", CHANGELOG[CHANGELOG.index("Changelog\n") :]),
+    ],
+)
+def test_headings_are_reached_by_a_path_and_by_underlines(selector: str, taken: str):
+    """Also headings that stand several times; `body` leaves out the heading, or the front matter."""
+    assert select_part(CHANGELOG, selector) == taken
+    assert select_part(CHANGELOG.replace("\n", "\r\n"), selector).replace("\r\n", "\n") == taken
+
+
+@requirement("sources.selectors.heading")
+@pytest.mark.parametrize(
+    ("selector", "near"),
+    [
+        ("## Added", "near it are '### Added'"),
+        ("### Addde", "near it are '### Added'"),
+        ("## 1.1 > ### Details", "there is no heading '## 1.1 > ### Details'"),
+        ("## 1.1 > ### Adde", "near it are '### Added'"),
+        ("## 1.0 > ### Changelog", "there is no heading"),
+        ("# title: no heading", "there is no heading"),
+        ("## - item", "there is no heading"),
+        ("## item", "there is no heading"),
+        ("## quote", "there is no heading"),
+        ("## > quote", "there is no heading"),
+    ],
+)
+def test_a_missing_heading_names_what_is_near(selector: str, near: str):
+    """By title, whatever the level; front matter, lists and quotations have no headings."""
+    with pytest.raises(PartNotFound) as missing:
+        select_part(CHANGELOG, selector)
+    assert near in str(missing.value)
+
+
+@requirement("sources.selectors.ambiguous")
+@pytest.mark.parametrize(
+    ("selector", "count"), [("### Added", 3), ("## 1.0 > ### Added", 2), ("## 1.1 > ### Added", 0), ("## 1.1", 0)]
+)
+def test_an_ambiguous_heading_is_a_warning(selector: str, count: int):
+    """The first one is taken, and a path is named."""
+    warning = text_parts.select_part(CHANGELOG, selector).warning
+    if count:
+        assert warning is not None
+        assert warning.startswith(f"'### Added' stands {count} times, and the first is taken")
+        assert "'## Part > ### Added'" in warning
+    else:
+        assert warning is None
+
+
+@pytest.mark.parametrize(
+    ("text", "selector", "taken"),
+    [
+        ("# A\nx", "# A", "# A\nx"),
+        ("# A\nx\n", "# A", "# A\nx\n"),
+        ("# A\nx\n\n\n# B\n", "# A", "# A\nx\n"),
+        ("# A", "# A > body", ""),
+        ("def f():\n    pass", "function:f", "def f():\n    pass"),
+        ("a\nb", "2-2", "b"),
+    ],
+)
+def test_a_part_gains_no_newline(text: str, selector: str, taken: str):
+    """It ends with one if its last line does."""
+    assert select_part(text, selector) == taken
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "body"),
+    [
+        ("---\na: 1\n---\n\n# T\n", "a: 1\n", "# T\n"),
+        ("---\na: 1\n---", "a: 1\n", ""),
+        ("---  \na: ---\n--- \nx", "a: ---\n", "x"),
+        ("+++\na = 1\n+++\nx", "a = 1\n", "x"),
+        ("---\n---\nx", "", "x"),
+        ("---\na: 1\n", None, "---\na: 1\n"),
+        ("# T\n---\na: 1\n---\n", None, "# T\n---\na: 1\n---\n"),
+        ("----\na: 1\n----\n", None, "----\na: 1\n----\n"),
+        ("", None, ""),
+    ],
+)
+def test_front_matter_and_body_are_apart(text: str, data: str | None, body: str):
+    """Data between two lines of hyphens or plus signs at the very beginning; without it, all is body."""
+    found = text_parts.split_front_matter(text)
+    assert (found and found.data) == data
+    assert select_part(text, "body") == body
 
 
 def test_a_hash_inside_a_title_is_part_of_it():

@@ -78,6 +78,34 @@ async def test_selectors_of_text_see_data_as_indented_json(engine: Engine):
     assert await select({"a": 1, "b": [2]}, "2-2", engine.templates.pool) == '  "a": 1,\n'
 
 
+@requirement("sources.selectors.front-matter")
+@pytest.mark.parametrize("length", [0, INLINE_LENGTH])
+async def test_front_matter_is_data(engine: Engine, length: int):
+    """Parsed as a file of its language is, also of a long text; the rest is its body."""
+    pool = engine.templates.pool
+    text = "---\ntitle: Tides\nat: 10:30\ntags: [a]\n---\n# T\n" + "x" * length
+    assert await select(text, "front_matter", pool) == {"title": "Tides", "at": "10:30", "tags": ["a"]}
+    assert await select(text, "body", pool) == "# T\n" + "x" * length
+    assert await select("+++\na = 1\n+++\n" + "x" * length, "front_matter", pool) == {"a": 1}
+    assert await select("---\n---\n", "front_matter", pool) == {}
+    for text, problem in (("# T\n", "no front matter"), ("---\na: [\n---\n", "is not YAML")):
+        with pytest.raises(SourceFailed, match=problem):
+            await select(text, "front_matter", pool)
+    with pytest.raises(SourceFailed, match="front_matter gives the data"):
+        await select("---\na: 1\n---\n", "$.a", pool)
+
+
+@requirement("sources.selectors.ambiguous")
+@pytest.mark.parametrize("length", [0, INLINE_LENGTH])
+async def test_an_ambiguous_heading_warns_through_a_worker_too(engine: Engine, length: int):
+    """The warning comes back with the text."""
+    warnings: list[str] = []
+    text = "# A\none\n# A\ntwo\n" + "x" * length
+    assert await select(text, "# A", engine.templates.pool, warnings=warnings) == "# A\none\n"
+    assert len(warnings) == 1
+    assert "stands 2 times" in warnings[0]
+
+
 DATA: dict[str, Any] = {
     "week": {"days": [{"n": 1, "on": "Monday"}, {"n": 2, "on": "Friday"}]},
     "one": "x",

@@ -444,6 +444,8 @@ SELECTORS: dict[str, tuple[str, ...]] = {
     "none, `whole_content`": ("whole_content",),
     "`$…`": ("$..*", "$.x[?@.a == 1]", "$" + ".x" * 500, "$[?match(@.a, '(a*)*b')]"),
     "`## Heading`": ("## Heading", "# " + "a" * 100_000, "#" * 6 + " a"),
+    "`## Part > ### Heading`": ("# a > ## b > body", "# a" + " > # a" * 300),
+    "`body`, `front_matter`": ("body", "front_matter"),
     "`function:name`, `class:name`": ("function:name", "class:name", "function:" + " " * 100_000 + "a"),
     "`10-20`, `10:20`, `:50`, `100:`": ("1000000-2000000", "1:", ":50", "99999999999999:"),
 }

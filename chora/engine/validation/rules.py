@@ -179,9 +179,9 @@ def read_checked_file(engine: Engine, path: str) -> CheckedText:
 async def _find_section(engine: Engine, text: str, name: str) -> str | None:
     """The Markdown section under a heading of this name, whatever its level; hyphens may be blanks."""
     titles = dict.fromkeys((name, re.sub("[-_]", " ", name)))
-    headings = tuple(f"{'#' * level} {title}" for title in titles for level in range(1, 7))
+    headings = tuple(f"{'#' * level} {title} > body" for title in titles for level in range(1, 7))
     try:
-        return (await select_text(text, headings, engine.templates.pool)).partition("\n")[2]
+        return (await select_text(text, headings, engine.templates.pool)).text
     except PartNotFound:
         return None
 

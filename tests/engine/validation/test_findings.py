@@ -399,7 +399,7 @@ ROWS: list[tuple[str, ValidationRule, str, list[tuple[str, str, str | None, dict
         "a section",
         ValidationRule("length", "element.tide-table", {"min": 100}),
         MARKDOWN,
-        [("error", "content_too_short", "element.tide-table", {"actual": 7})],
+        [("error", "content_too_short", "element.tide-table", {"actual": 6})],
     ),
     (
         "no section",
