@@ -561,6 +561,8 @@ RULINGS = {
     "rulings.c34": "C34: unknown keys are kept, with an information and the near word.",
     "rulings.c35": "C35: known deviations are read, with a warning that says what to write.",
     "rulings.c36": "C36: a declared variable is the caller's to give, and never printed.",
+    "import.in-place": "A project that is imported into itself has the configs named that can't be read.",
+    "import.example-output": "An example_output that isn't text is converted to its JSON.",
     "rulings.c37": "C37: other dialects are refused by name, and converted on import.",
     "rulings.c38": "C38: the layout with chora-configs is found and imported.",
     "rulings.c39": "C39: Gherkin goes beyond strings, and a placeholder without a value is never empty.",

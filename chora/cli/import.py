@@ -28,7 +28,8 @@ from chora.wording import quantity
 def command(project: str | None, source: str, to_convert: bool, dry_run: bool, as_json: bool) -> None:
     """Import a chora-compose project: configs, templates and history. Nothing existing is overwritten.
 
-    DIR may be this project itself: then only its history is imported into the store.
+    DIR may be this project itself: then only its history is imported into the store, and configs that chora can't read
+    are named.
     """
     folder, loaded = load_settings(project)
     settings = loaded.settings

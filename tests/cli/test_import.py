@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from chora.cli import program
+from chora.engine.legacy.conversion import convert
+from tests.conftest import requirement
 
 Run = Callable[..., Result]
 
@@ -97,8 +100,8 @@ def test_json_is_one_object(run: Run, old: Path, tmp_path: Path):
     assert [each["source"] for each in said["converted"]] == ["configs/content/other_one.json"]
     assert said["versions"] == {"imported": 1, "already_there": 0}
     assert [each["path"] for each in said["skipped"]] == ["configs/content/stray.txt"]
-    error = json.loads(run("import", str(tmp_path / "none"), "--json", code=2).stdout)["error"]
-    assert error["code"] == "invalid_input"
+    error = json.loads(run("import", str(tmp_path / "none"), "--json", code=3).stdout)["error"]
+    assert error["code"] == "project_not_found"
 
 
 def test_strict_settings_are_warned_of(run: Run, old: Path, tmp_path: Path):
@@ -116,3 +119,42 @@ def test_a_project_imports_its_own_history(run: Run, old: Path):
     assert "versions: 1 imported" in result.stdout
     assert "copied" not in result.stdout
     assert (old / "chora.toml").is_file()
+
+
+@requirement("import.in-place")
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_cannot_be_read_in_place_is_named(old: Path, dry_run: bool):
+    """Configs in another dialect, files that are no configs, and files that are no JSON; what is read isn't."""
+    contents = old / "configs/content"
+    contents.mkdir(parents=True, exist_ok=True)
+    (contents / "dialect.json").write_text('{"type": "content", "id": "dialect", "elements": {"a": "b"}}')
+    (contents / "broken.json").write_text("{")
+    (contents / "settings.yaml").write_text("nobody: knows\n")
+    (contents / "README.txt").write_text("for people")
+    arguments = ["--project", str(old), "import", str(old), *(["--dry-run"] if dry_run else [])]
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code == 0, result.output
+    named = [line.split(":")[0].removeprefix("left out ") for line in result.stderr.splitlines() if "left out" in line]
+    assert {f"configs/content/{name}" for name in ("dialect.json", "broken.json", "settings.yaml")} <= set(named)
+    assert "README.txt" not in result.stderr
+    assert "--convert may help" in result.stderr
+
+
+@requirement("import.example-output")
+@pytest.mark.parametrize(
+    ("example", "written"),
+    [
+        ({"a": [1, "ü"]}, '{\n  "a": [\n    1,\n    "ü"\n  ]\n}'),
+        ([1], "[\n  1\n]"),
+        (3, "3"),
+        (True, "true"),
+        ("x", "x"),
+    ],
+)
+def test_an_example_that_is_data_becomes_text(example: Any, written: str):
+    """Which is what the config is written with by hand; the change is reported."""
+    element = {"name": "part", "format": "json", "example_output": example}
+    document = {"type": "content", "id": "note", "elements": [element]}
+    conversion = convert("content", document, "configs/content/note.json")
+    assert conversion.document["elements"][0]["example_output"] == written
+    assert any("example_output" in change for change in conversion.changes) is not isinstance(example, str)

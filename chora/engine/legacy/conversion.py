@@ -12,6 +12,8 @@ from copy import deepcopy
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, cast
 
+import msgspec
+
 from chora.model import KINDS, Kind
 
 FORMATS = {
@@ -219,6 +221,10 @@ class _Conversion:
         if element is None:
             return given
         where = f"elements[{place}]"
+        example = element.get("example_output")
+        if example is not None and not isinstance(example, str):
+            element["example_output"] = msgspec.json.format(msgspec.json.encode(example), indent=2).decode()
+            self.changes.append(f"{where}.example_output: is text, of the value as JSON")
         if "name" not in element:
             named = str(element.pop("id", "") or f"part-{place + 1}")
             element = {"name": slug(named, "_-"), **element}

@@ -70,6 +70,27 @@ class FileImport:
             else:
                 self._state.skip_file(path, "It is neither a config nor a template, and no config names it.")
 
+    def check_files(self) -> None:
+        """Report what chora can't read in a project that is imported into itself, where nothing is copied."""
+        configs: dict[Kind, list[_OldConfig]] = {"content": [], "artifact": [], "collection": []}
+        others: list[str] = []
+        for root in ROOTS:
+            for path in self._state.list_old_files(root):
+                if not path.startswith(_TEMPLATES):
+                    self._classify_file(path, configs, others)
+        read_by: set[str] = set()
+        for kind, found in configs.items():
+            for config in found:
+                try:
+                    parse_config(kind, config.document, where="It")
+                except ValidationFailed as error:
+                    advice = "--convert may help, into another folder: `chora --project NEW import OLD --convert`."
+                    self._state.skip_file(config.path, f"{error.message} {advice}")
+                read_by.update(_references(config.document))
+        for path in others:
+            if path.endswith(SUFFIXES) and path not in read_by:
+                self._state.skip_file(path, "It is neither a config nor a template, and no config names it.")
+
     def _classify_file(self, path: str, configs: dict[Kind, list[_OldConfig]], others: list[str]) -> None:
         """Classify a file of the config folder."""
         if not path.endswith(SUFFIXES):

@@ -72,6 +72,8 @@ async def import_project(
     files, history = FileImport(state), HistoryImport(state)
     if old.root != folder.root:
         await files.import_files(to_convert)
+    else:
+        files.check_files()
     await history.import_history()
     return await _finish(state, files, history, is_strict=is_strict)
 
