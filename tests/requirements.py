@@ -26,9 +26,11 @@ TOOLS = {
     "tools.negative-findings": "A negative finding, such as an invalid config, is a success of the tool that looked.",
     "tools.context.object-or-string": "Arguments that are objects may also be sent as a string of their JSON.",
     "tools.context.empty": "Null, an empty string and blanks mean an empty context.",
-    "tools.long-texts": "Of a text over 256 KiB an answer holds the head, its length and a link to all of it.",
+    "tools.long-texts": "Of a text over 16 KiB an answer holds the head, its length and a link to all of it.",
     "tools.progress": "Long work notifies the client of its progress.",
-    "tools.lists.limit": "Lists show 1 to 500 rows, 100 unless asked otherwise, and count all that matched.",
+    "tools.lists.limit": (
+        "Lists answer with a page of 1 to 500 rows, 50 unless asked otherwise, the total, and how to go on."
+    ),
     "tools.collections.path": (
         "A collection is named by its id, or by its file relative to its folder, the project or the root."
     ),

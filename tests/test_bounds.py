@@ -131,6 +131,13 @@ ARGUMENTS: dict[str, dict[str, float]] = {
     "list_content_configs.filter_pattern": {"max_length": 255},
     "list_artifact_configs.filter_pattern": {"max_length": 255},
     "cleanup_ephemeral.filter.older_than_days": NOT_NEGATIVE,
+    **{
+        f"{name}.offset": NOT_NEGATIVE
+        for name in (
+            *("list_content", "list_content_configs", "list_artifacts", "list_artifact_configs"),
+            "list_collection_members",
+        )
+    },
 }
 
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +32,11 @@ from chora.protocol.types import ResourceStat
 from chora.resources import FAMILIES, ProjectResources
 from chora.resources.families import matching_families
 from chora.resources.provider import PAGE_SIZE
+from chora.resources.tool_examples import TOOL_EXAMPLES
 from chora.store import Version
 from chora.store.records import Job
 from chora.tools import TOOLS
+from chora.tools.batch import CONCURRENCY, CONTENTS_LIMIT
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.documents import collection
 
@@ -271,7 +274,12 @@ async def test_server_capabilities_show_version_limits_and_counts(resources: Pro
     assert shown["tool_count"] == len(TOOLS)
     assert shown["generator_count"] == len(GENERATORS)
     assert shown["resource_count"] == len(resources.list_resources().resources)
-    assert shown["limits"]["max_content_size_bytes"] == SOURCE_LIMIT
+    assert shown["limits"]["max_content_size_bytes"] == engine.settings.render.output
+    assert shown["limits"]["max_source_size_bytes"] == SOURCE_LIMIT
+    assert shown["limits"]["max_batch_size"] == CONTENTS_LIMIT == 50
+    assert shown["concurrency_limits"]["max_parallel_generations"] == CONCURRENCY
+    (upstream,) = shown["upstream_dependencies"]
+    assert (upstream["generator"], upstream["credentials_required"]) == ("code_generation", ["anthropic_api_key"])
     assert shown["limits"]["max_artifact_components"] == 100
     assert shown["limits"]["ephemeral_retention_days"] == engine.settings.storage.retention_days
     assert shown["concurrency_limits"]["queue_size"] == engine.settings.render.queue
@@ -297,8 +305,13 @@ async def test_tool_capabilities_show_the_registered_tools(engine: Engine):
         for tool in tools:
             assert tool["category"] == category == TOOLS[tool["name"]].category
             assert tool["input_schema"] == TOOLS[tool["name"]].input_schema
-            assert tool["output_schema"] == TOOLS[tool["name"]].output_schema
-            assert all(error["code"] and error["message"] for error in tool["common_errors"])
+            success = TOOLS[tool["name"]].output_schema["anyOf"][0]
+            assert {"success", *tool["output_fields"]} == set(success["properties"])
+            (example,) = tool["examples"]
+            TOOLS[tool["name"]].decode_arguments(msgspec.json.encode(example))
+            assert all(shown["metadata"]["errors"][error["code"]] for error in tool["common_errors"])
+    assert len(resources.read_resource("capabilities://tools").text or "") <= 24 * 1024
+    assert set(TOOL_EXAMPLES) == set(TOOLS)
     codes = [error["code"] for error in by_name["generate_content"]["common_errors"]]
     assert codes == ["invalid_input", "config_not_found", "invalid_context"]
     assert by_name["generate_content"]["performance"]["typical_ms"] is None

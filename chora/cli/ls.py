@@ -12,8 +12,8 @@ from chora.cli.terminal import echo
 from chora.files import open_project_folder
 
 TABLES: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
-    "content": ("list_content", {"limit": 500}, "content", ("id", "generator_type", "generated", "last_generated")),
-    "artifacts": ("list_artifacts", {"limit": 500}, "artifacts", ("id", "title", "assembled", "output_path")),
+    "content": ("list_content", {}, "content", ("id", "generator_type", "generated", "last_generated")),
+    "artifacts": ("list_artifacts", {}, "artifacts", ("id", "title", "assembled", "output_path")),
     "configs": ("list_content_configs", {}, "configs", ("id", "generator_type", "file_path", "title")),
     "generators": ("list_generators", {}, "generators", ("name", "type", "status", "version", "description")),
 }

@@ -24,6 +24,19 @@ NAME = "code_generation"
 VERSION = "1.0.0"
 DESCRIPTION = "Has a language model write code; it costs money and needs an API key."
 CAPABILITIES = ("ai_powered", "code")
+REQUIREMENTS = {
+    "fields": ["generation.patterns[0].generation_config.prompt"],
+    "dependencies": ["anthropic"],
+    "env_vars": ["ANTHROPIC_API_KEY"],
+}
+UPSTREAM_DEPENDENCIES = {
+    "services": ["Anthropic Messages API"],
+    "credentials_required": ["anthropic_api_key"],
+    "optional_services": [],
+    "expected_latency_ms": {"p50": 1500, "p95": 5000},
+    "stability": "stable",
+    "concurrency_safe": True,
+}
 
 PROMPT = "<prompt>"
 FALLBACK = "<fallback>"

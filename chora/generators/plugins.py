@@ -260,11 +260,15 @@ def _adapt_class(spec: str, module: ModuleType, plugin_class: type) -> ModuleTyp
             raise job.failed(name, "the plugin returned no text", "Its generate must return a str.")
         return GeneratedText(text, (), job.template if job.template in job.sources else None)
 
+    with plugin_code(explain):
+        required = tuple(_required_keys(instance))
     summary = (plugin_class.__doc__ or f"Generates {name}.").strip().partition("\n")[0]
     adapted.__dict__.update(
         VERSION=str(getattr(instance, "version", "0.0.0")),
         DESCRIPTION=str(getattr(instance, "description", None) or summary),
         CAPABILITIES=tuple(map(str, getattr(instance, "capabilities", ()))),
+        REQUIRED_CONTEXT_KEYS=required,
+        UPSTREAM_DEPENDENCIES=_plain_dependencies(depends),
         ingredients=ingredients,
         generate=generate,
     )
@@ -312,11 +316,22 @@ def _make_argument_binder(
     return bind
 
 
+def _required_keys(instance: Any) -> list[str]:
+    keys: Any = getattr(instance, "required_context_keys", None) or getattr(instance, "get_required_context_keys", ())
+    return [str(key) for key in cast("Iterable[Any]", keys() if callable(keys) else keys)]
+
+
+def _plain_dependencies(depends: Any) -> dict[str, Any]:
+    """What a class says of the services that it calls; nothing if that can't be shown as JSON."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(depends), type=dict[str, Any])
+    except (msgspec.MsgspecError, TypeError, RecursionError):
+        return {}
+
+
 def _check_context(job: GenerationJob, name: str, instance: Any) -> None:
     """Check that the context has what the class requires."""
-    keys: Any = getattr(instance, "required_context_keys", None) or getattr(instance, "get_required_context_keys", ())
-    wanted = cast("Iterable[str]", keys() if callable(keys) else keys)
-    missing = [key for key in wanted if key not in job.context]
+    missing = [key for key in _required_keys(instance) if key not in job.context]
     if missing:
         raise job.failed(
             name,

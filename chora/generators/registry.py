@@ -36,6 +36,12 @@ class Generator:
         self.capabilities: tuple[str, ...] = tuple(module.CAPABILITIES)
         self.names: tuple[str, ...] = (module.NAME, *getattr(module, "ALIASES", ()))
         """The name and the aliases."""
+        self.required_context_keys: tuple[str, ...] = tuple(getattr(module, "REQUIRED_CONTEXT_KEYS", ()))
+        """What the context must have."""
+        self.requirements: dict[str, list[str]] = getattr(module, "REQUIREMENTS", {})
+        """Fields of the config, packages and environment variables (or secrets) without which it makes nothing."""
+        self.upstream_dependencies: dict[str, Any] = getattr(module, "UPSTREAM_DEPENDENCIES", {})
+        """The services that it calls, as it describes them."""
         self.source_digest = source_digest(module)
         """SHA-256 of a plugin's source; empty for built-in generators, whose version says as much."""
 

@@ -18,6 +18,7 @@ from chora.model import STRUCTS, CollectionGeneration
 from chora.protocol.types import Resource
 from chora.resources.family import JSON, Family, Listed, ResourceContext, format_json
 from chora.resources.generators import describe_generator
+from chora.resources.tool_examples import TOOL_EXAMPLES
 from chora.resources.uris import NAMESPACE, Arguments
 
 EXAMPLES = 2
@@ -29,7 +30,8 @@ def read_capabilities(context: ResourceContext, arguments: Arguments) -> str:
         case "server":
             return format_json(_describe_server(context))
         case "tools":
-            return format_json(_describe_tools(context))
+            # Not indented, as it is the longest: an agent that reads it pays for every blank.
+            return msgspec.json.encode(_describe_tools(context)).decode()
         case "resources":
             return format_json(_describe_families(context))
         case "generators":
@@ -51,7 +53,7 @@ def list_capabilities(context: ResourceContext, after: str) -> Iterator[Listed]:
 def _describe_server(context: ResourceContext) -> dict[str, Any]:
     tools, settings = context.tools, context.engine.settings
     components = msgspec.json.schema(STRUCTS["artifact"])["$defs"]["ArtifactContent"]["properties"]["children"]
-    batch: dict[str, Any] = tools["batch_generate"].input_schema["properties"] if "batch_generate" in tools else {}
+    batch = tools["batch_generate"].limits if "batch_generate" in tools else {}
     return {
         "name": "chora",
         "version": __version__,
@@ -70,21 +72,26 @@ def _describe_server(context: ResourceContext) -> dict[str, Any]:
             "validation_suggestions": False,
         },
         "limits": {
-            "max_content_size_bytes": SOURCE_LIMIT,
+            "max_content_size_bytes": settings.render.output,
+            "max_source_size_bytes": SOURCE_LIMIT,
             "max_artifact_components": components["maxItems"],
             "ephemeral_retention_days": settings.storage.retention_days,
-            "max_batch_size": batch.get("content_ids", {}).get("maxItems"),
+            "max_batch_size": batch.get("contents"),
         },
         "concurrency_limits": {
             "max_concurrent_generations": settings.render.workers,
             "max_concurrent_assemblies": settings.jobs.running,
             "queue_size": settings.render.queue,
             "timeout_seconds": settings.jobs.call_budget,
-            "max_parallel_generations": batch.get("max_parallel", {}).get("default"),
+            "max_parallel_generations": batch.get("at_once"),
             "max_collection_concurrency": CollectionGeneration().concurrency_limit,
         },
         "runtime": {"python": platform.python_version(), "fastmcp": None, "platform": sys.platform},
-        "upstream_dependencies": [],
+        "upstream_dependencies": [
+            {"generator": each.name, **each.upstream_dependencies}
+            for each in context.engine.generators.list_generators()
+            if each.upstream_dependencies
+        ],
         "tool_count": len(tools),
         "resource_count": sum(_count(context, family) for family in context.families),
         "generator_count": len(context.engine.generators.list_generators()),
@@ -117,11 +124,10 @@ def _describe_tools(context: ResourceContext) -> dict[str, Any]:
                 "name": tool.name,
                 "category": tool.category,
                 "description": tool.description,
-                "version": __version__,
                 "input_schema": tool.input_schema,
-                "output_schema": tool.output_schema,
-                "examples": [],
-                "common_errors": [{"code": each.code, "message": _error_summary(each)} for each in failures],
+                "output_fields": _output_fields(tool.output_schema),
+                "examples": [TOOL_EXAMPLES[tool.name]] if tool.name in TOOL_EXAMPLES else [],
+                "common_errors": [{"code": each.code} for each in failures],
                 "performance": {
                     "typical_ms": _mean_milliseconds(context.metrics, tool.name),
                     "timeout_ms": round(context.engine.settings.jobs.call_budget * 1000),
@@ -130,8 +136,18 @@ def _describe_tools(context: ResourceContext) -> dict[str, Any]:
         )
     return {
         "tools_by_category": by_category,
-        "metadata": {"total_count": len(context.tools), "version": __version__},
+        "metadata": {
+            "total_count": len(context.tools),
+            "version": __version__,
+            # Once for all tools: beside each they would be a tenth of it all.
+            "errors": {each.code: _error_summary(each) for each in (InvalidInput, *_FAILURES.values())},
+        },
     }
+
+
+def _output_fields(schema: dict[str, Any]) -> list[str]:
+    """The fields of a success. The whole schemas are in `tools/list`; here they would be 40 KB."""
+    return [name for name in schema["anyOf"][0]["properties"] if name != "success"]
 
 
 def _error_summary(error: type[ChoraError]) -> str:
@@ -168,10 +184,10 @@ def _describe_generators(context: ResourceContext) -> dict[str, Any]:
             "plugin_path": generator.module.__name__ if generator.is_plugin else None,
             "status": "beta" if generator.version.startswith("0.") else "stable",
             "indicators": {"config_field": "generation.patterns[0].type", "config_values": names, "confidence": 1.0},
-            "requirements": {"fields": [], "dependencies": [], "env_vars": []},
+            "requirements": {"fields": [], "dependencies": [], "env_vars": [], **generator.requirements},
             "best_for": list(generator.capabilities),
             "docs_uri": f"generator://{generator.name}",
-            "upstream_dependencies": {},
+            "upstream_dependencies": generator.upstream_dependencies,
         }
     plugins = sum(each["source"] == "plugin" for each in shown.values())
     return {

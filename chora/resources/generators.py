@@ -39,7 +39,7 @@ def describe_generator(context: ResourceContext, generator: Generator) -> dict[s
         "description": generator.description,
         "capabilities": list(generator.capabilities),
         "module": generator.module.__name__,
-        "required_context_keys": [],
+        "required_context_keys": list(generator.required_context_keys),
     }
 
 

@@ -20,7 +20,8 @@ from chora.wording import quantity
 
 CONTENTS_LIMIT = 50
 """Contents in one batch."""
-CONCURRENCY_LIMIT = 10
+CONCURRENCY, CONCURRENCY_LIMIT = 4, 10
+"""How many are generated at once, unless asked otherwise, and at most."""
 
 
 class BatchGenerate(ToolArguments):
@@ -40,7 +41,7 @@ class BatchGenerate(ToolArguments):
     continue_on_error: Annotated[bool, Meta(description="False starts no further content after a failure")] | None = (
         True
     )
-    max_parallel: Annotated[int, Meta(description="How many are generated at once, 1 to 10")] | None = 4
+    max_parallel: Annotated[int, Meta(description="How many are generated at once, 1 to 10")] | None = CONCURRENCY
 
 
 class BatchItemError(Struct, frozen=True):
@@ -82,7 +83,13 @@ class Batch(ToolResult):
     metadata: BatchMetadata
 
 
-@tool(title="Generate many contents", category="Core generation", idempotent=True, long=True)
+@tool(
+    title="Generate many contents",
+    category="Core generation",
+    idempotent=True,
+    long=True,
+    limits={"contents": CONTENTS_LIMIT, "at_once": CONCURRENCY},
+)
 async def batch_generate(engine: Engine, arguments: BatchGenerate, call: Call) -> Batch:
     """Generate and store up to 50 contents, several at once. A failure is reported in the result of its content; the
     texts are read from content://ID.
@@ -150,7 +157,7 @@ def _check_arguments(arguments: BatchGenerate) -> tuple[list[str], dict[str, Cal
             received=len(ids),
             constraint=f"1 to {CONTENTS_LIMIT}",
         )
-    concurrency = arguments.max_parallel or 4  # a form sends 0 for an empty field
+    concurrency = arguments.max_parallel or CONCURRENCY  # a form sends 0 for an empty field
     if not 1 <= concurrency <= CONCURRENCY_LIMIT:
         raise InvalidInput(
             f"max_parallel is {concurrency}; 1 to {CONCURRENCY_LIMIT} are allowed.",

@@ -26,6 +26,7 @@ from chora.errors import (
 from chora.model import CollectionConfig
 from chora.protocol.types import Call, Link
 from chora.tools.artifact import PlannedFile, describe_planned_file
+from chora.tools.paging import ROWS, Limit, Offset, Page
 from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, tool
 
 MEMBERS_LISTED = 50_000
@@ -221,6 +222,8 @@ class ListCollectionMembers(ToolArguments):
     collection_config_path: CollectionPath
     check_status: Annotated[bool, Meta(description="Also report whether each was generated")] | None = True
     recursive: Annotated[bool, Meta(description="Also the members of nested collections")] | None = False
+    limit: Limit | None = ROWS
+    offset: Offset | None = 0
 
 
 class MemberInfo(Struct, frozen=True, kw_only=True):
@@ -238,6 +241,7 @@ class MemberInfo(Struct, frozen=True, kw_only=True):
 class CollectionMembers(ToolResult):
     collection_id: str
     members: list[MemberInfo]
+    next_offset: int | None
     total_members: int
     generated_members: int
     duration_ms: int
@@ -249,11 +253,13 @@ async def list_collection_members(engine: Engine, arguments: ListCollectionMembe
     started = time.monotonic()
     parsed = find_collection(engine, arguments.collection_config_path).parsed
     collection.check_nesting(engine, parsed)
+    page = Page(arguments.limit, arguments.offset, call)
     members: list[MemberInfo] = []
     await _list_members(Build(engine, dry=True), parsed, arguments, members)
     return CollectionMembers(
         collection_id=parsed.config.id,
-        members=members,
+        members=list(page.of(members)),
+        next_offset=page.next_offset(len(members)),
         total_members=len(members),
         generated_members=sum(bool(member.generated) for member in members),
         duration_ms=milliseconds_since(started),

@@ -270,7 +270,7 @@ async def regenerate_content(engine: Engine, arguments: RegenerateContent, call:
         content_length=head.length,
         resource=head.resource,
         previous_version=PreviousVersion(
-            content=truncate_text(previous.body, call).text,
+            content=truncate_text(previous.body, call, f"content://{previous.content_id}/{previous.version_id}").text,
             hash=previous.sha256,
             generated_at=previous.generated_at,
             version_id=previous.version_id,

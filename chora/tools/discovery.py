@@ -16,10 +16,10 @@ from chora.catalog import ConfigListing, FoundConfig
 from chora.engine.building.gather import generator_name
 from chora.engine.engine import Engine
 from chora.engine.outputs import is_template
-from chora.errors import InvalidInput
 from chora.generators.registry import Generator
 from chora.model import ArtifactConfig
 from chora.protocol.types import Call
+from chora.tools.paging import ROWS, Limit, Offset, Page
 from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, tool
 
 Pattern = Annotated[str, Meta(max_length=255, description="Glob over ids, such as api-*")]
@@ -78,6 +78,8 @@ async def _describe_generator(engine: Engine, generator: Generator) -> Generator
 
 class ListConfigs(ToolArguments):
     filter_pattern: Pattern | None = None
+    limit: Limit | None = ROWS
+    offset: Offset | None = 0
 
 
 class InvalidConfigInfo(Struct, frozen=True, kw_only=True):
@@ -95,8 +97,11 @@ class ContentConfigInfo(Struct, frozen=True, kw_only=True):
 
 class ContentConfigs(ToolResult):
     total: int
+    returned: int
+    next_offset: int | None
     configs: list[ContentConfigInfo]
     invalid: list[InvalidConfigInfo]
+    invalid_total: int
     duration_ms: int
 
 
@@ -104,9 +109,11 @@ class ContentConfigs(ToolResult):
 async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ContentConfigs:
     """List the content configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
+    page = Page(arguments.limit, arguments.offset, call)
     listing = await engine.catalog.list_in_slices("content")
+    matching = await _match_pattern(listing, arguments.filter_pattern)
     configs: list[ContentConfigInfo] = []
-    for found in await _match_pattern(listing, arguments.filter_pattern):
+    for found in page.of(matching):
         await _let_others_run(len(configs))
         configs.append(
             ContentConfigInfo(
@@ -118,7 +125,13 @@ async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Cal
             )
         )
     return ContentConfigs(
-        total=len(configs), configs=configs, invalid=_invalid_configs(listing), duration_ms=milliseconds_since(started)
+        total=len(matching),
+        returned=len(configs),
+        next_offset=page.next_offset(len(matching)),
+        configs=configs,
+        invalid=_invalid_configs(listing, page),
+        invalid_total=len(listing.invalid),
+        duration_ms=milliseconds_since(started),
     )
 
 
@@ -132,8 +145,11 @@ class ArtifactConfigInfo(Struct, frozen=True, kw_only=True):
 
 class ArtifactConfigs(ToolResult):
     total: int
+    returned: int
+    next_offset: int | None
     configs: list[ArtifactConfigInfo]
     invalid: list[InvalidConfigInfo]
+    invalid_total: int
     duration_ms: int
 
 
@@ -141,9 +157,11 @@ class ArtifactConfigs(ToolResult):
 async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ArtifactConfigs:
     """List the artifact configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
+    page = Page(arguments.limit, arguments.offset, call)
     listing = await engine.catalog.list_in_slices("artifact")
+    matching = await _match_pattern(listing, arguments.filter_pattern)
     configs: list[ArtifactConfigInfo] = []
-    for found in await _match_pattern(listing, arguments.filter_pattern):
+    for found in page.of(matching):
         await _let_others_run(len(configs))
         configs.append(
             ArtifactConfigInfo(
@@ -155,7 +173,13 @@ async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Ca
             )
         )
     return ArtifactConfigs(
-        total=len(configs), configs=configs, invalid=_invalid_configs(listing), duration_ms=milliseconds_since(started)
+        total=len(matching),
+        returned=len(configs),
+        next_offset=page.next_offset(len(matching)),
+        configs=configs,
+        invalid=_invalid_configs(listing, page),
+        invalid_total=len(listing.invalid),
+        duration_ms=milliseconds_since(started),
     )
 
 
@@ -176,13 +200,12 @@ async def _select(configs: list[FoundConfig], fits: Callable[[FoundConfig], bool
     return found
 
 
-def _invalid_configs(listing: ConfigListing) -> list[InvalidConfigInfo]:
-    return [InvalidConfigInfo(file_path=broken.path, error=broken.error) for broken in listing.invalid]
+def _invalid_configs(listing: ConfigListing, page: Page) -> list[InvalidConfigInfo]:
+    """The files that can't be read, a page of them beside a page of the others."""
+    return [InvalidConfigInfo(file_path=broken.path, error=broken.error) for broken in page.of(listing.invalid)]
 
 
 # -- contents ---------------------------------------------------------------------------------------------------
-
-Limit = Annotated[int, Meta(description="Most rows, 1 to 500")]
 
 
 Stage = Annotated[
@@ -199,7 +222,8 @@ class ContentFilter(Struct, frozen=True, forbid_unknown_fields=True):
 class ListContent(ToolArguments):
     filter: Annotated[ContentFilter | None, Meta(description="Only contents that fit all of these")] = None
     sort: Annotated[Literal["id", "title", "generator", "modified"], Meta(description="The order")] | None = "id"
-    limit: Limit | None = 100
+    limit: Limit | None = ROWS
+    offset: Offset | None = 0
 
 
 class ContentInfo(Struct, frozen=True, kw_only=True):
@@ -217,8 +241,10 @@ class ContentInfo(Struct, frozen=True, kw_only=True):
 class ContentList(ToolResult):
     total: int
     returned: int
+    next_offset: int | None
     content: list[ContentInfo]
     invalid: list[InvalidConfigInfo]
+    invalid_total: int
     duration_ms: int
 
 
@@ -226,15 +252,17 @@ class ContentList(ToolResult):
 async def list_content(engine: Engine, arguments: ListContent, call: Call) -> ContentList:
     """List contents with the state of their stored versions."""
     started = time.monotonic()
-    limit = _check_limit(arguments.limit)
+    page = Page(arguments.limit, arguments.offset, call)
     listing = await engine.catalog.list_in_slices("content")
     found = await _filter_contents(engine, listing.found, arguments.filter or ContentFilter())
-    shown = await _first_sorted(engine, found, arguments.sort, limit, CONTENT_ORDERS)
+    shown = await _first_sorted(engine, found, arguments.sort, page, CONTENT_ORDERS)
     return ContentList(
         total=len(found),
         returned=len(shown),
+        next_offset=page.next_offset(len(found)),
         content=[await _describe_content(engine, each) for each in shown],
-        invalid=_invalid_configs(listing),
+        invalid=_invalid_configs(listing, page),
+        invalid_total=len(listing.invalid),
         duration_ms=milliseconds_since(started),
     )
 
@@ -303,34 +331,16 @@ async def _let_others_run(number: int) -> None:
 
 
 async def _first_sorted(
-    engine: Engine, found: list[FoundConfig], order: str | None, limit: int, orders: Mapping[str, Order]
+    engine: Engine, found: list[FoundConfig], order: str | None, page: Page, orders: Mapping[str, Order]
 ) -> list[FoundConfig]:
-    """The first configs in an order; they come by id."""
+    """The configs of a page in an order; they come by id."""
     if order is None or order not in orders:
-        return found[:limit]
+        return list(page.of(found))
     keys: list[tuple[str | float, int]] = []
     for number, each in enumerate(found):
         await _let_others_run(number)
         keys.append((orders[order](engine, each), number))
-    return [found[number] for _, number in nsmallest(limit, keys)]
-
-
-def _check_limit(limit: int | None) -> int:
-    """The requested number of rows.
-
-    Raises:
-        InvalidInput: it is out of bounds.
-    """
-    limit = limit or 100  # a form sends 0 for an empty field
-    if not 1 <= limit <= 500:
-        raise InvalidInput(
-            f"limit is {limit}; 1 to 500 are allowed.",
-            "Leave it out for 100.",
-            field="limit",
-            value=limit,
-            constraint="1 to 500",
-        )
-    return limit
+    return [found[number] for _, number in page.of(nsmallest(min(page.end, len(keys)), keys))]
 
 
 # -- artifacts --------------------------------------------------------------------------------------------------
@@ -351,7 +361,8 @@ class ArtifactFilter(Struct, frozen=True, forbid_unknown_fields=True):
 class ListArtifacts(ToolArguments):
     filter: Annotated[ArtifactFilter | None, Meta(description="Only artifacts that fit all of these")] = None
     sort: Annotated[Literal["id", "title", "assembled", "modified"], Meta(description="The order")] | None = "id"
-    limit: Limit | None = 100
+    limit: Limit | None = ROWS
+    offset: Offset | None = 0
 
 
 class ArtifactInfo(Struct, frozen=True, kw_only=True):
@@ -371,8 +382,10 @@ class ArtifactInfo(Struct, frozen=True, kw_only=True):
 class Artifacts(ToolResult):
     total: int
     returned: int
+    next_offset: int | None
     artifacts: list[ArtifactInfo]
     invalid: list[InvalidConfigInfo]
+    invalid_total: int
     duration_ms: int
 
 
@@ -380,15 +393,17 @@ class Artifacts(ToolResult):
 async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -> Artifacts:
     """List artifacts with their files; one is assembled when its first output exists."""
     started = time.monotonic()
-    limit = _check_limit(arguments.limit)
+    page = Page(arguments.limit, arguments.offset, call)
     listing = await engine.catalog.list_in_slices("artifact")
     found = await _filter_artifacts(engine, listing.found, arguments.filter or ArtifactFilter())
-    shown = await _first_sorted(engine, found, arguments.sort, limit, ARTIFACT_ORDERS)
+    shown = await _first_sorted(engine, found, arguments.sort, page, ARTIFACT_ORDERS)
     return Artifacts(
         total=len(found),
         returned=len(shown),
+        next_offset=page.next_offset(len(found)),
         artifacts=[await _describe_artifact(engine, each) for each in shown],
-        invalid=_invalid_configs(listing),
+        invalid=_invalid_configs(listing, page),
+        invalid_total=len(listing.invalid),
         duration_ms=milliseconds_since(started),
     )
 

@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import msgspec
@@ -49,8 +49,10 @@ Context = Annotated[
 ]
 """A context as clients send it: some can only send objects as strings."""
 
-HEAD_LIMIT = 256 * 1024
-"""The largest text in a result, in bytes; a longer one is truncated, with a link to the whole text."""
+HEAD_LIMIT = 16 * 1024
+"""The largest text in a result, in bytes, where a resource has all of it: of a longer one the head, with a link."""
+WHOLE_LIMIT = 256 * 1024
+"""The same for a text that no resource has, such as a preview."""
 
 
 class ToolArguments(Struct, forbid_unknown_fields=True):
@@ -140,6 +142,7 @@ class Tool:
         long: bool = False,
         scope: Scope | None = None,
         quick: Callable[[Engine, Any, Call], Awaitable[ToolResult | None]] | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         hints = get_type_hints(function, include_extras=True)
         self.function = function
@@ -152,6 +155,8 @@ class Tool:
         self.toolset = category.lower().replace(" ", "-")
         self.long = long
         self._quick = quick
+        self.limits = limits or {}
+        """What a call may have of something, by names of the tool's own; `capabilities://server` shows it."""
         self.annotations = {
             "title": title,
             "readOnlyHint": read_only,
@@ -351,6 +356,7 @@ def tool(
     long: bool = False,
     scope: Scope | None = None,
     quick: Callable[[Engine, Any, Call], Awaitable[ToolResult | None]] | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> Callable[[Callable[[Engine, Any, Call], Awaitable[ToolResult]]], Tool]:
     """Make a function a tool; the flags become its annotations.
 
@@ -369,6 +375,7 @@ def tool(
             long=long,
             scope=scope,
             quick=quick,
+            limits=limits,
         )
 
     return make
@@ -390,9 +397,10 @@ def truncate_text(text: str, call: Call, uri: str | None = None) -> TextHead:
         uri: the resource with the whole text, if there is one.
     """
     # A character has at most four bytes in UTF-8 (RFC 3629), so most texts needn't be encoded to know that they fit.
-    if call.transport == "cli" or len(text) <= HEAD_LIMIT // 4 or len(data := text.encode()) <= HEAD_LIMIT:
+    limit = WHOLE_LIMIT if uri is None else HEAD_LIMIT
+    if call.transport == "cli" or len(text) <= limit // 4 or len(data := text.encode()) <= limit:
         return TextHead(text, False, len(text), None)
-    return TextHead(data[:HEAD_LIMIT].decode(errors="ignore"), True, len(text), uri)
+    return TextHead(data[:limit].decode(errors="ignore"), True, len(text), uri)
 
 
 def parse_context(value: Any) -> dict[str, Any]:

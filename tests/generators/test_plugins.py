@@ -476,6 +476,33 @@ class Careful:
     assert threading.active_count() < 50
 
 
+@pytest.mark.parametrize(
+    ("dependencies", "shown"),
+    [
+        (
+            '{"services": ["api.example"], "concurrency_safe": True}',
+            {"services": ["api.example"], "concurrency_safe": True},
+        ),
+        ("None", {}),
+        ("object()", {}),
+        ("[1]", {}),
+    ],
+)
+def test_what_a_class_needs_is_known(tmp_path: Path, dependencies: str, shown: dict[str, Any]):
+    """Its services and the context that it requires, for the capabilities; what is no JSON object is left out."""
+    source = f"""
+class Careful:
+    upstream_dependencies = {dependencies}
+    def get_required_context_keys(self):
+        return ["title"]
+    def generate(self, config):
+        return "x"
+"""
+    generator = plugin(tmp_path, source)
+    assert generator.upstream_dependencies == shown
+    assert generator.required_context_keys == ("title",)
+
+
 # -- composers --------------------------------------------------------------------------------------------------
 
 COMPOSER = """

@@ -936,7 +936,7 @@ async def test_a_request_without_room_is_not_begun(server: McpServer, project: P
     project.save(text("long", "y" * 200_000))
     memory = server.memory
     session = initialized_session(principal=Principal("modest", "write"))
-    call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "long"}})
+    call = request("tools/call", {"name": "preview_generation", "arguments": {"content_config_id": "long"}})
 
     async def answer(*held: int) -> tuple[dict[str, Any], bool]:
         with ExitStack() as stack, memory.hold("modest") as holding:

@@ -52,11 +52,11 @@ CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
     "cleanup_ephemeral": ("Storage", WRITES, [], ["retention", "filter", "dry_run"]),
     "delete_content": ("Storage", CHANGES, ["content_id"], ["preserve_metadata", "force"]),
     "list_generators": ("Discovery", READS, [], ["generator_type", "include_plugins"]),
-    "list_content": ("Discovery", READS, [], ["filter", "sort", "limit"]),
-    "list_artifacts": ("Discovery", READS, [], ["filter", "sort", "limit"]),
+    "list_content": ("Discovery", READS, [], ["filter", "sort", "limit", "offset"]),
+    "list_artifacts": ("Discovery", READS, [], ["filter", "sort", "limit", "offset"]),
     "trace_dependencies": ("Discovery", READS, ["artifact_config_id"], ["check_status", "show_metadata"]),
-    "list_content_configs": ("Discovery", READS, [], ["filter_pattern"]),
-    "list_artifact_configs": ("Discovery", READS, [], ["filter_pattern"]),
+    "list_content_configs": ("Discovery", READS, [], ["filter_pattern", "limit", "offset"]),
+    "list_artifact_configs": ("Discovery", READS, [], ["filter_pattern", "limit", "offset"]),
     "validate_content": ("Validation", READS, ["content_or_config_id"], ["validation_rules"]),
     "check_freshness": ("Validation", READS, ["collection_config_path"], ["output_path"]),
     "generate_collection": (
@@ -66,7 +66,12 @@ CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
         ["force", "force_members", "output_path", "context", "dry_run", "show_diff"],
     ),
     "validate_collection_config": ("Collections", READS, ["collection_config_path"], ["check_member_configs"]),
-    "list_collection_members": ("Collections", READS, ["collection_config_path"], ["check_status", "recursive"]),
+    "list_collection_members": (
+        "Collections",
+        READS,
+        ["collection_config_path"],
+        ["check_status", "recursive", "limit", "offset"],
+    ),
     "check_collection_cache": (
         "Collections",
         READS,
@@ -93,7 +98,7 @@ LONG = {
 def test_the_catalogue_is_complete():
     """Every tool has a row in the table above, and every module of the package with tools is registered."""
     found = {module.name for module in pkgutil.iter_modules(chora.tools.__path__)}
-    found -= {"tool", "schemas", "lenient_arguments"}
+    found -= {"tool", "schemas", "lenient_arguments", "paging"}
     assert found == {module.__name__.rpartition(".")[2] for module in MODULES}
     assert set(TOOLS) == set(CATALOGUE)
     assert len(CATALOGUE) == 24, (

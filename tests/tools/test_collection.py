@@ -622,10 +622,11 @@ async def test_a_large_collection_is_reported_in_part(
 @pytest.mark.parametrize("arguments", [{}, {"check_status": None, "recursive": None}])
 async def test_list_collection_members(ask: Asking, harbour: Project, arguments: dict[str, Any]):
     """All members and the state of their outputs."""
-    fields = ("collection_id", "members", "total_members", "generated_members", "duration_ms")
+    fields = ("collection_id", "members", "next_offset", "total_members", "generated_members", "duration_ms")
     before = taken(await ask("list_collection_members", **PACK, **arguments), *fields)
     common = {"generated": False, "output_path": None, "parent": None, "error": None}
     assert before == {
+        "next_offset": None,
         "collection_id": "pack",
         "members": [
             {

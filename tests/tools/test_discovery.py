@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 
 from chora import settings
-from chora.engine.engine import open_engine
+from chora.engine.engine import Engine, open_engine
 from chora.files import Folder
 from chora.generators import jinja2
+from chora.protocol.types import Call
+from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text
 from tests.tools.answers import STAMP, taken
 
 # -- list_generators --------------------------------------------------------------------------------------------
 
 GENERATORS = ["demonstration", "jinja2", "template_fill", "bdd_scenario", "code_generation"]
+
+PAGE = ("total", "returned", "next_offset", "invalid", "invalid_total", "duration_ms")
+"""The fields of every list of configs, besides its rows."""
 
 
 @requirement("tools.list-generators.filter", "generators.five")
@@ -100,7 +105,7 @@ async def test_list_content_configs(ask: Asking, project: Project):
         "configs/content/api-a/api-a-content.yaml",
         f"type: content\nid: api-a\nmetadata: {{description: '{long}', version: 1.0.0}}\n",
     )
-    result = taken(await ask("list_content_configs"), "total", "configs", "invalid", "duration_ms")
+    result = taken(await ask("list_content_configs"), *PAGE, "configs")
     assert result["total"] == 4
     assert result["invalid"] == []
     assert [each["id"] for each in result["configs"]] == ["api-a", "api-b", "none", "shown"]
@@ -129,9 +134,12 @@ async def test_list_artifact_configs(ask: Asking, project: Project):
     project.save(
         artifact("b", [child("x"), child("y")]), artifact("a", [child("x")], description="Described", title="A!")
     )
-    result = taken(await ask("list_artifact_configs"), "total", "configs", "invalid", "duration_ms")
+    result = taken(await ask("list_artifact_configs"), *PAGE, "configs")
     assert result == {
         "total": 2,
+        "returned": 2,
+        "next_offset": None,
+        "invalid_total": 0,
         "configs": [
             {
                 "id": "a",
@@ -212,7 +220,7 @@ async def test_list_content(ask: Asking, three_contents: Project, arguments: dic
     made = await ask("generate_content", content_config_id="a")
     await ask("generate_content", content_config_id="a", force=True)
     three_contents.write("configs/content/broken.json", "{")
-    result = taken(await ask("list_content", **arguments), "total", "returned", "content", "invalid", "duration_ms")
+    result = taken(await ask("list_content", **arguments), *PAGE, "content")
     assert (result["total"], result["returned"]) == (3, 3)
     assert [each["id"] for each in result["content"]] == ["a", "b", "c"]
     first, second, third = result["content"]
@@ -322,7 +330,7 @@ async def assembled(ask: Asking, project: Project) -> Project:
 async def test_list_artifacts(ask: Asking, assembled: Project, arguments: dict[str, Any]):
     """An artifact counts as assembled if its first output exists; with the time if chora wrote it."""
     assembled.write("configs/artifact/broken.json", "{")
-    result = taken(await ask("list_artifacts", **arguments), "total", "returned", "artifacts", "invalid", "duration_ms")
+    result = taken(await ask("list_artifacts", **arguments), *PAGE, "artifacts")
     assert (result["total"], result["returned"]) == (4, 4)
     first, _, foreign, missing = result["artifacts"]
     assert STAMP.fullmatch(first.pop("last_assembled"))
@@ -364,3 +372,66 @@ async def test_list_artifacts_filters_and_sorts(ask: Asking, assembled: Project,
     """By type, status and whether the file exists; by id, title, or the newest file or config first."""
     result = await ask("list_artifacts", **arguments)
     assert "".join(each["id"] for each in result["artifacts"]) == found
+
+
+# -- pages ------------------------------------------------------------------------------------------------------
+
+LISTS = [
+    ("list_content", {}, "content", "total"),
+    ("list_content", {"sort": "title"}, "content", "total"),
+    ("list_content", {"sort": "modified"}, "content", "total"),
+    ("list_content_configs", {}, "configs", "total"),
+    ("list_content_configs", {"filter_pattern": "c*"}, "configs", "total"),
+    ("list_artifacts", {}, "artifacts", "total"),
+    ("list_artifacts", {"sort": "assembled"}, "artifacts", "total"),
+    ("list_artifact_configs", {}, "configs", "total"),
+    ("list_collection_members", {"collection_config_path": "all"}, "members", "total_members"),
+]
+
+
+@requirement("tools.lists.limit")
+@pytest.mark.parametrize(("name", "arguments", "rows", "total"), LISTS)
+async def test_a_list_answers_page_by_page(
+    ask: Asking, project: Project, name: str, arguments: dict[str, Any], rows: str, total: str
+):
+    """50 rows unless asked otherwise; `next_offset` goes on, and every row is on one page."""
+    project.save(*(text(f"c{number:03}", "x") for number in range(120)))
+    project.save(*(artifact(f"a{number:03}", [child("c000")]) for number in range(120)))
+    members = [{"id": f"a{number:03}", "type": "artifact", "path": f"a{number:03}.json"} for number in range(120)]
+    project.save({"type": "collection", "id": "all", "name": "All", "members": members, "output": {"base_path": "out"}})
+    seen: list[str] = []
+    sizes: list[int] = []
+    offset: int | None = 0
+    while offset is not None:
+        page = await ask(name, **arguments, offset=offset)
+        assert page[total] == 120
+        sizes.append(len(page[rows]))
+        seen += [each["id"] for each in page[rows]]
+        offset = page["next_offset"]
+    assert sizes == [50, 50, 20]
+    assert len(set(seen)) == len(seen) == 120
+    assert (await ask(name, **arguments))[rows][0]["id"] == seen[0]
+    assert (await ask(name, **arguments, limit=500))["next_offset"] is None
+    assert (await ask(name, **arguments, offset=500))[rows] == []
+    await ask.refused(name, "invalid_input", **arguments, offset=-1)
+    await ask.refused(name, "invalid_input", **arguments, limit=501)
+
+
+async def test_broken_files_are_listed_page_by_page_too(ask: Asking, project: Project):
+    """With their number."""
+    for number in range(60):
+        project.write(f"configs/content/broken-{number}.json", "{")
+    for name in ("list_content", "list_content_configs"):
+        page = await ask(name)
+        assert (page["invalid_total"], len(page["invalid"])) == (60, 50)
+        assert len((await ask(name, offset=50))["invalid"]) == 10
+
+
+async def test_many_configs_are_a_page(engine: Engine, project: Project):
+    """Within 24 KB, which a model can use; the command line gets all."""
+    project.save(*(text(f"content-number-{number}", "x") for number in range(1000)))
+    for name in ("list_content", "list_content_configs"):
+        answer = await TOOLS[name].run_tool(engine, b"{}", Call("test", len(TOOLS)))
+        assert len(answer.body) < 24 * 1024, name
+        everything = await TOOLS[name].run_tool(engine, b"{}", Call("cli", len(TOOLS)))
+        assert b"content-number-999" in everything.body

@@ -110,4 +110,4 @@ def test_a_default_is_said_in_the_description():
     """As a keyword it is refused by OpenAI's strict mode."""
     limit = TOOLS["list_content"].input_schema["properties"]["limit"]
     assert "default" not in limit
-    assert limit["description"].endswith("(default 100)")
+    assert limit["description"].endswith("(default 50)")

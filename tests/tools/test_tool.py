@@ -13,7 +13,7 @@ from chora.engine.engine import Engine, open_engine
 from chora.generators.registry import Generator
 from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import HEAD_LIMIT, Tool, ToolArguments, ToolResult, tool, truncate_text
+from chora.tools.tool import HEAD_LIMIT, WHOLE_LIMIT, Tool, ToolArguments, ToolResult, tool, truncate_text
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.patience import PATIENCE
 
@@ -145,7 +145,7 @@ async def test_listings_name_what_is_broken(engine: Engine, project: Project):
     "body", ["", "short", "x" * HEAD_LIMIT, "ü" * (HEAD_LIMIT // 2), "\U0001f600" * (HEAD_LIMIT // 4)]
 )
 def test_a_text_that_fits_is_whole(body: str):
-    """Up to 256 KiB, counted in bytes."""
+    """Up to 16 KiB, counted in bytes."""
     assert truncate_text(body, Call("http"), "content://x") == (body, False, len(body), None)
 
 
@@ -171,14 +171,20 @@ def test_the_command_line_gets_all_of_it():
 @requirement("tools.long-texts")
 async def test_generated_and_previewed_texts_are_cut(ask: Asking, project: Project):
     """generate_content adds a link to the stored text; preview_generation, which stores nothing, doesn't."""
-    project.save(text("long", "x" * (HEAD_LIMIT + 1)), text("short", "x"))
+    project.save(text("long", "x" * (HEAD_LIMIT + 1)), text("short", "x"), text("huge", "x" * (WHOLE_LIMIT + 1)))
     made = await ask("generate_content", content_config_id="long")
     assert (made["truncated"], made["content_length"]) == (True, HEAD_LIMIT + 1)
     assert made["resource"] == f"content://long/{made['metadata']['version_id']}"
     assert len(made["content"]) == HEAD_LIMIT
+    again = await ask("regenerate_content", content_config_id="long")
+    assert len(again["content"]) == len(again["previous_version"]["content"]) == HEAD_LIMIT
     seen = await ask("preview_generation", content_config_id="long")
-    assert (seen["truncated"], seen["content_length"], seen["resource"]) == (True, HEAD_LIMIT + 1, None)
-    assert len(seen["preview_content"]) == HEAD_LIMIT
+    assert (seen["truncated"], len(seen["preview_content"])) == (False, HEAD_LIMIT + 1), (
+        "no resource has the rest of it"
+    )
+    seen = await ask("preview_generation", content_config_id="huge")
+    assert (seen["truncated"], seen["content_length"], seen["resource"]) == (True, WHOLE_LIMIT + 1, None)
+    assert len(seen["preview_content"]) == WHOLE_LIMIT
     short = await ask("generate_content", content_config_id="short")
     assert (short["truncated"], short["content_length"], short["resource"]) == (False, 1, None)
 
