@@ -372,7 +372,7 @@ def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_an_unexpected_error_is_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch, hello: Project):
     """Only errors of chora become a message."""
-    monkeypatch.setattr("chora.engine.engine.open_engine", lambda *a: 1 / 0)
+    monkeypatch.setattr("chora.engine.engine.open_engine", lambda *a, **k: 1 / 0)
     result = CliRunner().invoke(program, ["--project", str(hello.root), "generate", "greeting"])
     assert isinstance(result.exception, BaseException)
     assert "ZeroDivisionError" in repr(result.exc_info)
