@@ -243,7 +243,6 @@ async def test_every_tool_that_renders_has_the_same_limits(project: Project, ask
     """With the same error."""
     document = jinja(SIZE[name])
     project.save(document)
-    await is_well(ask)
     match tool:
         case "test_config":
             draft = await ask("draft_config", config_type="content", config_data={**document, "id": "draft"})
@@ -252,6 +251,7 @@ async def test_every_tool_that_renders_has_the_same_limits(project: Project, ask
             arguments = {"content_ids": ["note", "good"]}
         case _:
             arguments = {"content_config_id": "note"}
+    await is_well(ask)  # a draft's template is compiled, which may have ended a worker
     async with bounded(project):
         answer = await ask.answer(tool, arguments)
         if tool == "batch_generate":
