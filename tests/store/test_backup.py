@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from chora.errors import StorageError, UsageError
+from chora.errors import BackupNotFound, StorageError, UsageError
 from chora.hashing import sha256
 from chora.nofollow import OpenFolder
 from chora.settings import StorageSettings
@@ -199,7 +199,7 @@ async def test_an_invalid_backup_is_refused(tmp_path: Path, what: str):
         db = apsw.Connection(str(file))
         db.pragma("application_id" if what == "foreign" else "user_version", 999)
         db.close()
-    with pytest.raises(StorageError) as failed:
+    with pytest.raises(BackupNotFound if what == "missing" else StorageError) as failed:
         await restore_backup(tmp_path, StorageSettings(), file, tmp_path / "backups")
     assert failed.value.hint
     with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:

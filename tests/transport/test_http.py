@@ -18,6 +18,7 @@ from chora.project import tokens_folder
 from chora.protocol import wire
 from chora.protocol.subscriptions import OPEN_SUBSCRIPTIONS_LIMIT
 from chora.protocol.types import Call
+from chora.tools import tool
 from chora.transport.http import event_streams, sessions
 from chora.transport.http.security import FORWARDED, SINGLE_HEADERS
 from chora.transport.http.sessions import HttpSession
@@ -1426,8 +1427,11 @@ async def test_the_pages_keep_no_body(http_client: OpenHttpClient):
 
 
 @requirement("server.answers")
-async def test_an_answer_that_is_too_large_is_an_error(http_client: OpenHttpClient, hello: Project):
+async def test_an_answer_that_is_too_large_is_an_error(
+    http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
+):
     """Of a tool or a resource; where the call changed something, the error says that it was carried out."""
+    monkeypatch.setattr(tool, "HEAD_LIMIT", 1024 * 1024)
     many = [text(f"note-{number}", "x" * 200_000) for number in range(3)]
     hello.save(*many)
     async with http_client(limits__answer=256 * 1024) as client:
@@ -1435,21 +1439,24 @@ async def test_an_answer_that_is_too_large_is_an_error(http_client: OpenHttpClie
         ids = [each["id"] for each in many]
         made = (await client.call("batch_generate", content_ids=ids)).json()["result"]["structuredContent"]
         assert made["success"] is True
-        for tool, carried_out in (("preview_generation", False), ("generate_content", True)):
+        for name, carried_out in (("preview_generation", False), ("generate_content", True)):
             hello.save(text("long", "y" * 262_100))
-            result = (await client.call(tool, content_config_id="long")).json()["result"]
+            result = (await client.call(name, content_config_id="long")).json()["result"]
             error = result["structuredContent"]["error"]
             assert result["isError"] is True
             assert (error["code"], error["details"]) == ("limit_exceeded", {"limit": "limits.answer"})
-            assert error["message"].startswith(f"The answer of {tool} has 262,")
+            assert error["message"].startswith(f"The answer of {name} has 262,")
             assert error["message"].endswith("The call was carried out.") == carried_out
         error = (await client.ask("resources/read", {"uri": "content://long"})).json()["error"]
         assert (error["data"]["code"], error["data"]["limit"]) == ("limit_exceeded", "limits.answer")
 
 
 @requirement("server.memory")
-async def test_an_answer_that_there_is_no_room_for_is_lost_in_words(http_client: OpenHttpClient, hello: Project):
+async def test_an_answer_that_there_is_no_room_for_is_lost_in_words(
+    http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
+):
     """The call was carried out, and the error says so."""
+    monkeypatch.setattr(tool, "HEAD_LIMIT", 1024 * 1024)
     hello.save(text("long", "y" * 200_000))
     async with http_client(limits__body=1024, limits__memory=8 * 1024 * 64) as client:
         answer = await client.ask_modern(
