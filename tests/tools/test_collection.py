@@ -847,6 +847,33 @@ async def test_the_worst_member_decides(ask: Asking, project: Project):
     assert result["metadata"]["average_age_days"] == pytest.approx(13 / 3, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("own", "ages"),
+    [
+        ({}, [3, None, None]),  # chora-compose dates the manifest alone
+        ({"a": 1.0}, [1, None, None]),
+        ({"b": 1.0}, [None, 1, None]),
+    ],
+)
+async def test_a_manifest_with_one_date_dates_what_it_made(
+    ask: Asking, project: Project, own: dict[str, float], ages: list[float | None]
+):
+    """Its successful members, unless any has a date of its own."""
+    project.save(pack("pack", [member("a"), member("b"), member("c")]))
+    status = {"a": "success", "b": "success" if "b" in own else "failed", "c": "skipped"}
+    members = [
+        {"id": id, "status": each}
+        | ({"generated_at": format_timestamp(datetime.now(UTC) - timedelta(days=own[id]))} if id in own else {})
+        for id, each in status.items()
+    ]
+    made = format_timestamp(datetime.now(UTC) - timedelta(days=3))
+    document = {"collection_id": "pack", "members": members, "generated_at": made}
+    project.write("outputs/pack/manifest.json", msgspec.json.encode(document))
+    result = await ask("check_freshness", **PACK)
+    found = [each["age_days"] for each in result["members"]]
+    assert found == [None if age is None else pytest.approx(age, abs=0.01) for age in ages]
+
+
 @requirement("freshness.disabled")
 async def test_without_a_maximum_age_everything_is_fresh(ask: Asking, project: Project):
     """Neither members nor a manifest are needed."""
