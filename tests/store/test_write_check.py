@@ -96,7 +96,7 @@ async def test_a_folder_that_another_process_locks_fails_its_check_soon(tmp_path
             for _ in range(3):
                 nursery.start_soon(write)
             began = trio.current_time()
-            with pytest.raises(StorageError, match="holds the lock"):
+            with pytest.raises(StorageError, match=r"holds the lock|doesn't answer"):
                 await store.check(within=0.0)
             assert trio.current_time() - began < locks.FILE_LOCK_TIMEOUT
             assert not refused, "it didn't wait behind a write"
