@@ -117,7 +117,7 @@ async def over_sse(server: ServerProcess) -> AsyncGenerator[Any]:
     async with server.connect() as listener, server.connect() as poster:
         await listener.send(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await listener.until(b"event: endpoint\r\ndata: ")
-        place = (await listener.until(b"\r\n")).strip().decode()
+        place = "/" + (await listener.until(b"\r\n")).strip().decode()  # relative, so that it leads past a prefix
 
         async def exchange(message: Any) -> Any:
             status, _, _ = await poster.post(place, message)
@@ -160,7 +160,7 @@ async def test_a_client_that_never_reads_loses_its_stream(start_server: StartSer
         async with server.connect() as listener, server.connect() as poster:
             await listener.send(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await listener.until(b"event: endpoint\r\ndata: ")
-            place = (await listener.until(b"\r\n")).strip().decode()
+            place = "/" + (await listener.until(b"\r\n")).strip().decode()  # relative, so that it leads past a prefix
             await poster.post(place, request("initialize", HELLO))
             statuses: list[int] = []
             listing = request("tools/list", {})

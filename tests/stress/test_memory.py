@@ -114,7 +114,7 @@ async def unread_streams(server: ServerProcess, stack: AsyncExitStack) -> None:
             listener = await stack.enter_async_context(server.connect())
             await listener.send(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await listener.until(b"event: endpoint\r\ndata: ")
-            place = (await listener.until(b"\r\n")).strip().decode()
+            place = "/" + (await listener.until(b"\r\n")).strip().decode()  # relative, so that it leads past a prefix
             await poster.post(place, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO})
             for _ in range(150):
                 if (await poster.post(place, {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}))[0] == 404:
