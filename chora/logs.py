@@ -67,8 +67,8 @@ class _FileHandler(logging.StreamHandler[TextIO]):
 
 
 def _open_log(file: str) -> TextIO:
-    """The log file, to append to."""
-    path = Path(os.path.realpath(os.path.dirname(file))) / os.path.basename(file)  # noqa: PTH119
+    """The log file, to append to; no link is followed on the way."""
+    path = Path(file)
     try:
         with open_folder(path.parent, make=True) as folder:
             descriptor = folder.open_file(path.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_orig
 import msgspec
 from msgspec import Meta, Struct
 
-from chora.errors import UsageError, hide_folder, why_unreadable
+from chora.errors import PermissionDenied, UsageError, hide_folder, why_unreadable
+from chora.path_rules import WriteRules
 from chora.regular_files import read_regular_file
 from chora.wording import find_nearest
 
@@ -263,7 +264,11 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Lowest level logged")] = "INFO"
     format: Annotated[Literal["text", "json"], Meta(description="For people or for log collectors")] = "text"
     file: Annotated[
-        str, Meta(description="File to append to instead of stderr, relative to the project; SIGHUP opens it anew")
+        str,
+        Meta(
+            description="File to append to instead of stderr; in chora.toml one in the project, such as "
+            "var/chora.log; SIGHUP opens it anew"
+        ),
     ] = ""
 
 
@@ -401,7 +406,7 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
         values["storage.backend"] = new = OLD_BACKENDS[backend]
         warnings.append(f"storage.backend {backend} is called {new} ({origins['storage.backend']}); nothing is kept.")
     if isinstance(file := values.get("log.file"), str) and file:
-        values["log.file"] = os.path.join(os.path.realpath(project), file)
+        values["log.file"] = _locate_log(os.path.realpath(project), file, origins["log.file"])
 
     tree: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
@@ -446,6 +451,32 @@ def _setting_fields() -> dict[str, tuple[msgspec.structs.FieldInfo, msgspec.stru
 def _description(field: msgspec.structs.FieldInfo) -> str:
     notes: tuple[Any, ...] = getattr(field.type, "__metadata__", ())
     return next((note.description for note in reversed(notes) if getattr(note, "description", None)), "")
+
+
+def _locate_log(root: str, file: str, origin: str) -> str:
+    """The absolute path of the log file.
+
+    One that the project names lies in it, and is no file that a program takes its settings from: a checkout must not
+    have lines appended to somebody's start-up file (CWE-73). The environment and the command line are the operator's.
+
+    Raises:
+        UsageError: the project names another one.
+    """
+    if not origin.startswith("chora.toml"):
+        absolute = os.path.join(root, file)
+        return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))  # noqa: PTH119
+    path = os.path.normpath(file)
+    try:
+        if Path(path).is_absolute() or Path(path).parts[:1] == ("..",):
+            raise PermissionDenied(f"{file[:80]!r} isn't in the project.", None)
+        WriteRules().check(Path(path).as_posix(), lambda there: os.path.lexists(os.path.join(root, there)))
+    except PermissionDenied as error:
+        raise UsageError(
+            f"log.file can't be written, as {origin} says: {error.message}",
+            "Name a file such as var/chora.log; CHORA_LOG_FILE may name any file.",
+            setting="log.file",
+        ) from None
+    return os.path.join(root, path)
 
 
 def _hint_for(key: str) -> str:

@@ -115,6 +115,7 @@ def test_the_log_goes_to_a_file(tmp_path: Path, capsys: Shown):
     assert [line.rpartition(" ")[2] for line in file.read_text().splitlines()] == ["one", "two"]
     assert "one" not in capsys.readouterr().err
     (tmp_path / "link.log").symlink_to(file)
-    for wrong in (tmp_path / "link.log", tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "logs")
+    for wrong in (tmp_path / "link.log", tmp_path / "link/other.log", tmp_path):
         with pytest.raises(UsageError, match="can't be written"):
             start_logging(LogSettings(file=str(wrong)))

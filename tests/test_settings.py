@@ -134,12 +134,44 @@ def test_the_backend_ephemeral_is_memory(tmp_path: Path, from_file: bool):
     assert any("called memory" in warning for warning in loaded.warnings)
 
 
-@pytest.mark.parametrize("file", ["var/chora.log", "/var/log/chora.log", ""])
-def test_the_log_file_is_relative_to_the_project(tmp_path: Path, file: str):
-    """An absolute one stays, and none is none."""
+@pytest.mark.parametrize(
+    ("file", "env", "found"),
+    [
+        ("var/chora.log", {}, "{}/var/chora.log"),
+        ("./var//../chora.log", {}, "{}/chora.log"),
+        ("", {}, ""),
+        ("", {"CHORA_LOG_FILE": "var/chora.log"}, "{}/var/chora.log"),
+        ("", {"CHORA_LOG_FILE": "/nowhere/chora.log"}, "/nowhere/chora.log"),
+        ("var/chora.log", {"CHORA_LOG_FILE": "/nowhere/.hidden"}, "/nowhere/.hidden"),
+    ],
+)
+def test_the_log_file_is_relative_to_the_project(tmp_path: Path, file: str, env: dict[str, str], found: str):
+    """The operator's may be any file, and none is none."""
     folder = toml(tmp_path, f'[log]\nfile = "{file}"\n')
-    found = load(folder, {}).settings.log.file
-    assert found == (str(tmp_path.resolve() / file) if file else "")
+    assert load(folder, env).settings.log.file == found.format(tmp_path.resolve())
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *(
+            "/var/log/chora.log",
+            "/root/.bashrc",
+            "../chora.log",
+            "var/../../x.log",
+            ".bashrc",
+            ".git/config",
+            "a/.b/c.log",
+        ),
+        *("conftest.py", "chora.toml", ".chora/storage.db", "docs/HEAD", "Jenkinsfile", "a\\u202eb.log"),
+    ],
+)
+def test_a_project_names_no_log_file_that_programs_obey(tmp_path: Path, file: str):
+    """Nor one outside of it: lines of a log would be run by the next shell."""
+    folder = toml(tmp_path, f'[log]\nfile = "{file}"\n')
+    with pytest.raises(UsageError, match=r"log\.file can't be written, as chora\.toml:2 says") as refused:
+        load(folder, {})
+    assert "CHORA_LOG_FILE" in str(refused.value.hint)
 
 
 def test_every_old_name_is_tested_above():
