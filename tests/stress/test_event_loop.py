@@ -680,6 +680,9 @@ async def test_no_rule_blocks_the_loop(rule: str, server: McpServer, engine: Eng
         shape: partial(call, server, "validate_content", content_or_config_id=f"c{number}")
         for number, shape in enumerate(bodies)
     }
+    if rule == "links":
+        for act in acts.values():  # the first reading of so many links takes 70 MiB, a second one nothing more
+            await act()
     await check(acts)
 
 

@@ -14,7 +14,7 @@ from chora.config_parsing import parse_config
 from chora.decoding import decode
 from chora.engine.legacy.conversion import Conversion, convert, kind_of
 from chora.engine.legacy.import_state import HISTORY_FOLDER, KIND_BY_FOLDER, ConvertedConfig, ImportState
-from chora.errors import ChoraError, ValidationFailed, WriteFailed, io_details
+from chora.errors import ChoraError, LimitExceeded, ValidationFailed, WriteFailed, io_details
 from chora.files import CONFIG_LIMIT
 from chora.model import Kind
 
@@ -86,6 +86,8 @@ class FileImport:
                 except ValidationFailed as error:
                     advice = "--convert may help, into another folder: `chora --project NEW import OLD --convert`."
                     self._state.skip_file(config.path, f"{error.message} {advice}")
+                except LimitExceeded as error:
+                    self._state.skip_file(config.path, error.message)
                 read_by.update(_references(config.document))
         for path in others:
             if path.endswith(SUFFIXES) and path not in read_by:
@@ -121,6 +123,9 @@ class FileImport:
                 self._state.skip_file(config.path, f"{error.message} --convert may help.")
                 return None
             return await self._write_converted(kind, config, convert(kind, config.document, config.path))
+        except LimitExceeded as error:
+            self._state.skip_file(config.path, error.message)
+            return None
         if any(self._new_location(child) for child in _children(config.document)):
             return await self._write_converted(kind, config, Conversion(kind, deepcopy(config.document), [], []))
         if config.path != config.target:
@@ -142,6 +147,9 @@ class FileImport:
             self._state.skip_file(
                 config.path, "It can't be converted: " + " ".join(fault["message"] for fault in faults[:10])
             )
+            return None
+        except LimitExceeded as error:
+            self._state.skip_file(config.path, f"It can't be converted: {error.message}")
             return None
         target = config.target
         is_named_so = PurePosixPath(target).name in (f"{document['id']}.json", f"{document['id']}-{kind}.json")

@@ -271,6 +271,16 @@ async def test_what_isn_t_understood_is_listed_with_the_reason(old: Path, new: P
     assert all(reason.endswith(".") for reason in said.values())
 
 
+async def test_a_config_that_is_too_large_once_it_is_converted_is_listed(old: Path, new: Path, store: Store, put: Put):
+    """Each name of an element becomes an object, so that there are more values than a config may have."""
+    document = {**content("big"), "elements": {f"e{number}": "x" for number in range(15_000)}}
+    put("configs/content/big.json", document)
+    result = await import_project(old, Folder(new), store, to_convert=True)
+    reasons = {skipped.path: skipped.reason for skipped in result.skipped}
+    assert "20,000 values" in reasons["configs/content/big.json"]
+    assert not (new / "configs/content/big").exists()
+
+
 async def test_what_can_t_be_written_is_reported(old: Path, new: Path, store: Store, put: Put):
     """A folder in a file's place, and a file in a folder's."""
     put("configs/content/a.json", content("a"))
