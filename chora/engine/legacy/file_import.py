@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple, cast
 
 import msgspec
+import trio
 
 from chora.catalog import ROOTS, SUFFIXES
 from chora.config_parsing import parse_config
@@ -49,11 +50,13 @@ class FileImport:
         others: list[str] = []
         for root in ROOTS:
             for path in self._state.list_old_files(root):
+                await trio.lowlevel.checkpoint()
                 if not path.startswith(_TEMPLATES):
                     self._classify_file(path, configs, others)
         read_by: dict[str, str] = {}
         for kind, found in configs.items():
             for config in found:
+                await trio.lowlevel.checkpoint()
                 if (document := await self._import_config(kind, config, to_convert)) is not None:
                     for name in _references(document):
                         read_by.setdefault(name, config.path)
@@ -70,17 +73,19 @@ class FileImport:
             else:
                 self._state.skip_file(path, "It is neither a config nor a template, and no config names it.")
 
-    def check_files(self) -> None:
+    async def check_files(self) -> None:
         """Report what chora can't read in a project that is imported into itself, where nothing is copied."""
         configs: dict[Kind, list[_OldConfig]] = {"content": [], "artifact": [], "collection": []}
         others: list[str] = []
         for root in ROOTS:
             for path in self._state.list_old_files(root):
+                await trio.lowlevel.checkpoint()
                 if not path.startswith(_TEMPLATES):
                     self._classify_file(path, configs, others)
         read_by: set[str] = set()
         for kind, found in configs.items():
             for config in found:
+                await trio.lowlevel.checkpoint()
                 try:
                     parse_config(kind, config.document, where="It")
                 except ValidationFailed as error:

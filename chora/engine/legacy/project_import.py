@@ -73,7 +73,7 @@ async def import_project(
     if old.root != folder.root:
         await files.import_files(to_convert)
     else:
-        files.check_files()
+        await files.check_files()
     await history.import_history()
     return await _finish(state, files, history, is_strict=is_strict)
 
