@@ -164,7 +164,7 @@ class ConfigIndex:
                         return ended.value
                     if time.perf_counter() - began > SLICE:
                         await trio.lowlevel.checkpoint()
-                        if self._walks != walks:  # somebody couldn't wait for the list, and so it is known
+                        if self._walks != walks:  # another caller couldn't wait for the list, and so it is known
                             return self.listing()
                         began = time.perf_counter()
 

@@ -46,7 +46,7 @@ CATEGORIES: dict[Category, Outcome] = {
     "missing": Outcome(404, 3, "Check the name; the lists show what there is."),
     "conflict": Outcome(409, 4, "Look at what is there now before trying again."),
     "unauthenticated": Outcome(401, 4, "Send a valid access token."),
-    "denied": Outcome(403, 4, "Ask whoever runs this server, or do it in an allowed place."),
+    "denied": Outcome(403, 4, "Ask the operator of this server, or do it in an allowed place."),
     "failed": Outcome(500, 1, "Correct what the message and the details name, and try again."),
     "busy": Outcome(503, 1, "Try again in a moment."),
     "internal": Outcome(500, 1, "Report it; the log of the server says more."),

@@ -160,6 +160,19 @@ class WriteRules(NamedTuple):
         return False
 
 
+def check_named_file(root: str, file: str) -> str:
+    """The absolute path of a file that a project's own settings name for chora to write to.
+
+    Raises:
+        PermissionDenied: it lies outside of the project, or would become a program.
+    """
+    path = Path(os.path.normpath(file))
+    if path.is_absolute() or path.parts[:1] == ("..",):
+        raise PermissionDenied(f"{file[:80]!r} isn't in the project.", None)
+    WriteRules().check(path.as_posix(), lambda there: os.path.lexists(os.path.join(root, there)))
+    return os.path.join(root, path)
+
+
 def _is_among(parts: list[str], names: frozenset[str]) -> bool:
     """Whether a path is one of these, or lies in one."""
     return any("/".join(parts[:length]) in names for length in range(1, len(parts) + 1))

@@ -166,17 +166,17 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "schemaRef": {"id": "artifact-schema", "version": "3.1"},
         "metadata": {
             "title": "Notice",
-            "purpose": "For the door",
+            "purpose": "For the entrance",
             "outputs": [{"file": "outputs/notice.md", "format": "markdown"}],
         },
         "content": {"children": [{"id": "opening-hours", "path": "configs/content/opening-hours.json"}]},
     },
     "collection": {
         "type": "collection",
-        "id": "door-pack",
-        "name": "Door pack",
+        "id": "entrance-pack",
+        "name": "Entrance pack",
         "members": [{"id": "notice", "type": "artifact", "path": "configs/artifact/notice.json"}],
-        "output": {"base_path": "outputs/collections/door-pack"},
+        "output": {"base_path": "outputs/collections/entrance-pack"},
     },
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin
 
@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.errors import PermissionDenied, UsageError, hide_folder, why_unreadable
-from chora.path_rules import WriteRules
+from chora.old_settings import LEGACY_VALUES, OLD_BACKENDS, OLD_MEANINGS, OLD_NAMES, SUCCEEDED_NAMES
+from chora.path_rules import check_named_file
 from chora.regular_files import read_regular_file
 from chora.wording import find_nearest
 
@@ -294,43 +295,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
 
 
-LEGACY_VALUES: dict[str, str] = {"templates.undefined": "lenient", "configs.rules": "chora-compose"}
-"""What holds in a project without `chora.toml`; an imported project has them in its own."""
-
-OLD_NAMES: dict[str, str] = {
-    "LOG_LEVEL": "log.level",
-    "CHORA_COMPOSE_LOG_LEVEL": "log.level",
-    "MCP_LOG_LEVEL": "log.level",
-    "CHORA_COMPOSE_CONFIG_DIR": "paths.configs",
-    "CHORA_COMPOSE_MCP_HOST": "http.host",
-    "CHORA_COMPOSE_MCP_PORT": "http.port",
-    "MCP_SERVER_HOST": "http.host",
-    "MCP_SERVER_PORT": "http.port",
-    "CHORA_EVENTS_OUTPUT": "paths.events",
-    "CHORA_TELEMETRY_PATH": "paths.events",
-    "LOG_FILE": "log.file",
-    "CHORA_DEBUG": "log.level",
-    "PARALLEL_WORKERS": "render.workers",
-    "CHORA_EPHEMERAL_PATH": "storage.folder",
-    "CHORA_RETENTION_DAYS": "storage.retention_days",
-}
-"""Environment names of chora-compose that still work; a later row overrides an earlier one."""
-
-OLD_MEANINGS: dict[str, Callable[[str], str]] = {
-    "CHORA_TELEMETRY_PATH": lambda text: (
-        text if not text or text.endswith(".jsonl") else f"{text.rstrip('/')}/events.jsonl"
-    ),
-    "CHORA_DEBUG": lambda text: "" if text.lower() in ("", "0", "false", "no", "off") else "DEBUG",
-}
-"""What the value of an old name means, where it isn't the setting's own; empty for nothing."""
-SUCCEEDED_NAMES = {
-    "CHORA_COMPOSE_CACHE_DIR": "what was cached there is in the store, which the setting storage.path names",
-    "CHORA_COMPOSE_MCP_URL": "name the server with `chora connect URL` or `chora call --url URL`",
-}
-"""Environment names of chora-compose that mean nothing any more, and what came in their place."""
-OLD_BACKENDS = {"ephemeral": "memory"}
-"""Storage backends of chora-compose by their names, and what they are called here."""
-
 OTHER_NAMES = {"CHORA_PROJECT", "CHORA_BASE_PATH", "CHORA_TRACE_ID", "CHORA_TOKEN", "CHORA_TOKEN_FILE"}
 """`CHORA_*` names that aren't settings; any other one is a misspelling worth a warning."""
 
@@ -456,8 +420,8 @@ def _description(field: msgspec.structs.FieldInfo) -> str:
 def _locate_log(root: str, file: str, origin: str) -> str:
     """The absolute path of the log file.
 
-    One that the project names lies in it, and is no file that a program takes its settings from: a checkout must not
-    have lines appended to somebody's start-up file (CWE-73). The environment and the command line are the operator's.
+    One that the project names lies in it and is no program's: a checkout must not have lines appended to a user's
+    start-up file (CWE-73). The environment and the command line are the operator's.
 
     Raises:
         UsageError: the project names another one.
@@ -465,18 +429,14 @@ def _locate_log(root: str, file: str, origin: str) -> str:
     if not origin.startswith("chora.toml"):
         absolute = os.path.join(root, file)
         return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))  # noqa: PTH119
-    path = os.path.normpath(file)
     try:
-        if Path(path).is_absolute() or Path(path).parts[:1] == ("..",):
-            raise PermissionDenied(f"{file[:80]!r} isn't in the project.", None)
-        WriteRules().check(Path(path).as_posix(), lambda there: os.path.lexists(os.path.join(root, there)))
+        return check_named_file(root, file)
     except PermissionDenied as error:
         raise UsageError(
             f"log.file can't be written, as {origin} says: {error.message}",
             "Name a file such as var/chora.log; CHORA_LOG_FILE may name any file.",
             setting="log.file",
         ) from None
-    return os.path.join(root, path)
 
 
 def _hint_for(key: str) -> str:

@@ -246,7 +246,7 @@ async def test_a_change_of_readiness_is_a_line(hello: Project, lines: Lines):
 
 @requirement("audit.readiness")
 async def test_the_server_watches_its_own_readiness(hello: Project, serve: Serve, caplog: pytest.LogCaptureFixture):
-    """From its start, whoever asks or not, and without writing."""
+    """From its start, whether or not a client asks, and without writing."""
     caplog.set_level(logging.INFO, "chora.audit")
     with trio.fail_after(PATIENCE):
         async with serve(hello.root) as opened:

@@ -20,7 +20,7 @@ from tests.conftest import requirement
 
 @requirement("server.memory")
 def test_a_peer_may_hold_half_of_what_the_others_leave():
-    """One alone half of all, the next a quarter: however many are greedy, whoever comes next finds room."""
+    """One alone half of all, the next a quarter: however many are greedy, the next one finds room."""
     memory = PeerMemory(1000)
     with memory.hold("a") as a, memory.hold("a") as more_of_a, memory.hold("b") as b, memory.hold("c") as c:
         a.charge(500)

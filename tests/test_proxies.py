@@ -75,7 +75,7 @@ def test_the_proxy_of_a_server(
 
 @pytest.mark.parametrize("url", ["socks5://proxy.example:1080", "https://proxy.example", "http://", "http://a:b:c"])
 def test_what_is_no_http_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, url: str):
-    """Not passed by: whoever sets one may want nothing to go past it."""
+    """Not passed by: a user who sets one may want nothing to go past it."""
     monkeypatch.setenv("HTTPS_PROXY", url)
     with pytest.raises(ConnectFailed, match="HTTPS_PROXY"):
         find_proxy(HTTPS)

@@ -63,7 +63,7 @@ NOTICE = {
     "schemaRef": {"id": "artifact-schema", "version": "3.1"},
     "metadata": {
         "title": "Weekly notice",
-        "purpose": "Hangs at the door",
+        "purpose": "Hangs at the entrance",
         "outputs": [{"file": "outputs/weekly-notice.md", "format": "markdown"}],
     },
     "content": {
@@ -75,12 +75,12 @@ NOTICE = {
 }
 SIGN = {
     "type": "artifact",
-    "id": "door-sign",
+    "id": "hours-sign",
     "schemaRef": {"id": "artifact-schema", "version": "3.1"},
     "metadata": {
-        "title": "Door sign",
-        "purpose": "Says when the door is open",
-        "outputs": [{"file": "outputs/door-sign.md", "format": "markdown"}],
+        "title": "Hours sign",
+        "purpose": "Says when the library is open",
+        "outputs": [{"file": "outputs/hours-sign.md", "format": "markdown"}],
     },
     "content": {"children": [{"id": "opening-hours", "path": "opening-hours/opening-hours-content.json"}]},
 }
@@ -88,7 +88,7 @@ SIGNS = {
     "type": "collection",
     "id": "signs",
     "name": "Signs of the house",
-    "members": [{"id": "door-sign", "type": "artifact", "path": "door-sign/door-sign-artifact.json"}],
+    "members": [{"id": "hours-sign", "type": "artifact", "path": "hours-sign/hours-sign-artifact.json"}],
     "output": {"base_path": "outputs/signs"},
 }
 WEEK = {

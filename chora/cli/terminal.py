@@ -32,7 +32,7 @@ class StdoutFailed(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody pressed Ctrl-C."""
+    """The user pressed Ctrl-C."""
 
 
 def echo(message: object = "", *, err: bool = False, nl: bool = True, fg: str | None = None) -> None:

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple, cast
 
 import msgspec
-from msgspec import Struct
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
@@ -19,8 +18,8 @@ from chora.engine.building.compose import compose
 from chora.engine.building.content import gather_content
 from chora.engine.building.encode import encode_text
 from chora.engine.building.pieces import gather_pieces
+from chora.engine.draft_tests import check_last_test, remember_test
 from chora.engine.engine import Engine
-from chora.engine.traces import TraceKey
 from chora.engine.validation.generator_checks import check_composition, check_generator, generator_issue
 from chora.errors import (
     ChoraError,
@@ -42,7 +41,7 @@ from chora.errors import (
     io_details,
 )
 from chora.files import CONFIG_LIMIT
-from chora.hashing import digest_of, sha256
+from chora.hashing import sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.nesting import DEPTH_LIMIT, is_too_deep
 from chora.sources.source import SERVER_ERRORS
@@ -70,15 +69,6 @@ class DraftPreview(NamedTuple):
     warnings: list[str]
     estimated_cost: float | None
     """The most that the language model may cost, in US dollars; None if none is used, or its price isn't known."""
-
-
-class TestTrace(Struct, frozen=True):
-    """How the last test of a draft, as it is now, ended."""
-
-    __test__ = False  # keeps pytest from collecting it
-
-    failure: str = ""
-    """Why it failed; empty if it didn't."""
 
 
 class SavedDraft(NamedTuple):
@@ -174,10 +164,10 @@ async def preview_draft(
         raise
     except ChoraError as error:
         if error.category not in ("busy", "internal"):  # those say nothing about the draft
-            _remember_test(engine, kept, error.message)
+            remember_test(engine, kept, error.message)
         details = {**error.details, "generator": error.details.get("generator_type"), "error": error.code}
         raise TestExecutionFailed(f"{draft_id}: {error.message}", error.hint, **details) from error
-    _remember_test(engine, kept, "")
+    remember_test(engine, kept, "")
     if store_output:
         await engine.store.add_version(
             Version(
@@ -192,28 +182,6 @@ async def preview_draft(
             )
         )
     return DraftPreview(text, generator, parsed.warnings, warnings, cost)
-
-
-def _test_key(draft: Draft) -> TraceKey:
-    """Where the last test of a draft is kept; a draft that was changed since was never tested."""
-    return TraceKey(f"test:{draft.draft_id}", digest_of([draft.config_type, draft.config_data]))
-
-
-def _remember_test(engine: Engine, draft: Draft, failure: str) -> None:
-    engine.traces.add_trace(_test_key(draft), {}, TestTrace(failure))
-
-
-def _check_tested(engine: Engine, draft: Draft) -> None:
-    """Refuse to save what failed its last test."""
-    known = engine.traces.find_trace(_test_key(draft), TestTrace)
-    if known is not None and known.result.failure:
-        raise SaveFailed(
-            f"{draft.draft_id} wasn't saved, because its last test failed: {known.result.failure}",
-            "Fix it with modify_config, or pass the context that it needs, and call test_config again; "
-            "force: true saves it as it is.",
-            draft_id=draft.draft_id,
-            test_failure=known.result.failure,
-        )
 
 
 async def _generate_preview(
@@ -273,7 +241,7 @@ async def save_draft(
     document = {**kept.config_data, "id": config_id}
     await _parse_draft(engine, kind, document, draft_id)
     if not force:
-        _check_tested(engine, kept)
+        check_last_test(engine, kept)
     async with engine.write_locks(f"{kind}:{config_id}"):
         path = engine.catalog.path_to_save(kind, config_id)
         backup = backup_name(path)

@@ -300,7 +300,7 @@ async def _write_changed(
     for state in states:  # what a merge makes of an accepted edit is accepted, too
         if state.action == "merge" and state.current is not None and is_accepted(engine, state.path, state.current):
             accept_edit(engine, state.path, state.final)
-    # A file that held the text already, whoever wrote it, is chora's from now on, and a forced one counts as new.
+    # A file that held the text already, chora's or not, is chora's from now on, and a forced one counts as new.
     unrecorded = [
         state for state in states if force or state in changed or not (state.is_recorded and _has_base(state))
     ]

@@ -1,4 +1,4 @@
-"""Reading a store where nothing may be written: a read-only mount, or a folder of somebody else.
+"""Reading a store where nothing may be written: a read-only mount, or a folder of another user.
 
 SQLite needs to write beside a database even to read it, and every backend repairs what a crash left. So what is there
 is copied to a temporary folder, and that copy is opened; what is written to it is lost with it.
@@ -22,7 +22,7 @@ from chora.store import open_existing_store, open_store, store_place
 from chora.store.store import Store
 
 ATTEMPTS = 3
-"""Copies that are made if somebody else writes meanwhile."""
+"""Copies that are made if another process writes meanwhile."""
 
 
 def is_writable(place: Path) -> bool:

@@ -79,7 +79,7 @@ def _can_mean(kind: inspect.Type, value: Any) -> bool:
     """Whether a value that a form sends for an empty field fits all the same."""
     match kind:
         case inspect.AnyType():
-            return True  # whoever reads it decides
+            return True  # the tool that reads it decides
         case inspect.StrType():
             return isinstance(value, str)
         case inspect.IntType() | inspect.FloatType() | inspect.BoolType():

@@ -280,7 +280,7 @@ def test_demo_composes_a_document_over_mcp(tmp_path: Path, monkeypatch: pytest.M
     text = (tmp_path / "chora-demo/outputs/week/weekly-notice/weekly-notice.md").read_text()
     assert "Charts by candlelight" in text
     assert "52 seats in all." in text
-    assert (tmp_path / "chora-demo/outputs/week/signs/door-sign/door-sign.md").is_file()
+    assert (tmp_path / "chora-demo/outputs/week/signs/hours-sign/hours-sign.md").is_file()
     assert "skipped: nothing had changed" in result.output
     assert "claude mcp add" in result.output
     again = json.loads(CliRunner().invoke(program, ["demo", "--json"]).stdout)

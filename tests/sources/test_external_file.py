@@ -93,6 +93,13 @@ def test_the_suffix_decides_how_a_file_is_parsed(path: str, text: str, data: Any
     assert parse_data(path, text) == data
 
 
+def access_to(engine: Engine, **rest: Any) -> SourceAccess:
+    """What a source reads from, which has no other texts."""
+    return SourceAccess(
+        engine.folder, engine.catalog, engine.templates.pool, generate_nothing, find_nothing, ignore, ignore, **rest
+    )
+
+
 @requirement("sources.csv-delimiter")
 @pytest.mark.parametrize(
     ("text", "delimiter", "rows", "warned"),
@@ -117,16 +124,7 @@ async def test_the_delimiter_of_csv_is_named_or_found_out(
     """A source names it; without that it is what the first rows have in common, with a warning unless a comma."""
     project.write("a.csv", text)
     warnings: list[str] = []
-    access = SourceAccess(
-        engine.folder,
-        engine.catalog,
-        engine.templates.pool,
-        generate_nothing,
-        find_nothing,
-        ignore,
-        ignore,
-        warn=warnings.append,
-    )
+    access = access_to(engine, warn=warnings.append)
     source = Source(type="external_file", locator="a.csv", delimiter=delimiter)
     assert await external_file.fetch(source, access) == rows
     assert [repr(warned) in warning and "delimiter" in warning for warning in warnings] == ([True] if warned else [])
@@ -137,17 +135,7 @@ async def test_a_long_file_is_read_with_the_same_options(project: Project, engin
     project.write("a.csv", "a;b\n" + "1,5;2\n" * INLINE_LENGTH)
     project.write("a.yaml", "a: no\n" + "#" * INLINE_LENGTH)
     warnings: list[str] = []
-    access = SourceAccess(
-        engine.folder,
-        engine.catalog,
-        engine.templates.pool,
-        generate_nothing,
-        find_nothing,
-        ignore,
-        ignore,
-        "chora-compose",
-        warnings.append,
-    )
+    access = access_to(engine, rules="chora-compose", warn=warnings.append)
     rows = await external_file.fetch(Source(type="external_file", locator="a.csv"), access)
     assert rows[0] == {"a": "1,5", "b": "2"}
     assert len(warnings) == 1

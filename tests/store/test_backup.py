@@ -246,7 +246,7 @@ async def test_a_store_that_is_open_is_not_restored(tmp_path: Path, backend: str
 async def test_a_store_that_is_being_restored_is_not_opened(
     tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whoever comes meanwhile waits, and is refused after a while, with the reason."""
+    """A process that comes meanwhile waits, and is refused after a while, with the reason."""
     monkeypatch.setattr("chora.locks.FILE_LOCK_TIMEOUT", 0.05)
     open_store(tmp_path, settings(backend)).close()
     users = store_users(tmp_path, settings(backend))

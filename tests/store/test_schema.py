@@ -94,7 +94,7 @@ async def test_the_doctor_finds_another_schema_and_repairs_it(project: Project, 
 
 @requirement("storage.own-schema")
 async def test_a_backup_with_another_schema_is_not_restored(tmp_path: Path, path: Path):
-    """Whoever can write a backup could otherwise have the server delete what it stores."""
+    """A user who can write a backup could otherwise have the server delete what it stores."""
     with contextlib.closing(SqliteStore(path)) as store:
         await store.add_version(version(body="kept"))
         made = await make_backup(store, tmp_path / "backups")

@@ -1028,7 +1028,7 @@ async def test_pipelining_without_end_is_cut() -> None:
 
 @pytest.mark.parametrize("app_dawdles", [False, True])
 async def test_the_next_request_may_be_large(app_dawdles: bool) -> None:
-    """Whoever has the whole response may send a large request before the app has said that it was all."""
+    """A client that has the whole response may send a large request before the app has said that it was all."""
     requests = 0
 
     @http_only

@@ -672,7 +672,7 @@ async def test_a_modern_client_gets_what_it_subscribed_to(http_client: OpenHttpC
 
 
 async def test_the_open_subscriptions_of_a_principal_are_limited(http_client: OpenHttpClient):
-    """They have no session, so they count for whoever opened them; closing one makes room."""
+    """They have no session, so they count for the principal that opened them; closing one makes room."""
     async with http_client() as client:
         async with AsyncExitStack() as stack:
             for _ in range(OPEN_SUBSCRIPTIONS_LIMIT):
@@ -1352,7 +1352,7 @@ def hold_back(client: HttpTestClient, bytes_each: int, count: int, nursery: trio
 
 @requirement("server.memory")
 async def test_one_principal_cannot_take_the_room_of_another(http_client: OpenHttpClient, hello: Project):
-    """Whoever has their share is told to come again later, in words and in seconds; the others notice nothing."""
+    """A client that has its share is told to come again later, in words and in seconds; the others notice nothing."""
     tokens = Tokens(tokens_folder(hello.root))
     greedy, modest = (
         {"authorization": f"Bearer {tokens.create_token(name, 'write')[0].reveal()}"} for name in ("greedy", "modest")

@@ -33,7 +33,7 @@ class Connection:
 
 
 async def test_what_is_put_is_written_before_put_returns():
-    """Whoever sends is slowed down to what the peer takes."""
+    """A sender is slowed down to what the peer takes."""
     stream, connection = EventStream("1"), Connection()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.write_events, connection.write)
@@ -58,7 +58,7 @@ async def test_without_a_connection_nothing_waits():
 
 
 async def test_a_dropped_connection_lets_the_work_go_on():
-    """Whoever waited for its write is set free, and the next connection gets the rest."""
+    """The task that waited for its write is set free, and the next connection gets the rest."""
     stream, second = EventStream("1"), Connection()
     ended: list[bool] = []
 
@@ -256,7 +256,7 @@ async def test_the_stream_that_ended_last_is_forgotten_last(mock_clock: MockCloc
 
 
 async def test_a_stream_that_was_never_read_is_removed(mock_clock: MockClock):
-    """Whoever asks for one and is gone before its first byte leaves nothing behind."""
+    """A client that asks for one and is gone before its first byte leaves nothing behind."""
     known = SessionStreams()
     for _ in range(3 * replay.ENDED_STREAMS_LIMIT):
         known.open_stream(is_standalone=True)

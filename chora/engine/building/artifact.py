@@ -96,7 +96,7 @@ class PlannedOutput(NamedTuple):
 
     @property
     def is_current(self) -> bool:
-        """Whether the file holds already what it should, whoever wrote it."""
+        """Whether the file holds already what it should, no matter which process wrote it."""
         return self.action in ("unchanged", "adopt")
 
 

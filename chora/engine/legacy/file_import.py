@@ -46,13 +46,7 @@ class FileImport:
 
     async def import_files(self, to_convert: bool) -> None:
         """Copy configs and what they read, contents first, because artifacts name the paths of contents."""
-        configs: dict[Kind, list[_OldConfig]] = {"content": [], "artifact": [], "collection": []}
-        others: list[str] = []
-        for root in ROOTS:
-            for path in self._state.list_old_files(root):
-                await trio.lowlevel.checkpoint()
-                if not path.startswith(_TEMPLATES):
-                    self._classify_file(path, configs, others)
+        configs, others = await self._classify_files()
         read_by: dict[str, str] = {}
         for kind, found in configs.items():
             for config in found:
@@ -75,13 +69,7 @@ class FileImport:
 
     async def check_files(self) -> None:
         """Report what chora can't read in a project that is imported into itself, where nothing is copied."""
-        configs: dict[Kind, list[_OldConfig]] = {"content": [], "artifact": [], "collection": []}
-        others: list[str] = []
-        for root in ROOTS:
-            for path in self._state.list_old_files(root):
-                await trio.lowlevel.checkpoint()
-                if not path.startswith(_TEMPLATES):
-                    self._classify_file(path, configs, others)
+        configs, others = await self._classify_files()
         read_by: set[str] = set()
         for kind, found in configs.items():
             for config in found:
@@ -97,6 +85,17 @@ class FileImport:
         for path in others:
             if path.endswith(SUFFIXES) and path not in read_by:
                 self._state.skip_file(path, "It is neither a config nor a template, and no config names it.")
+
+    async def _classify_files(self) -> tuple[dict[Kind, list[_OldConfig]], list[str]]:
+        """The configs by kind, contents first, and the other files of the config folders."""
+        configs: dict[Kind, list[_OldConfig]] = {"content": [], "artifact": [], "collection": []}
+        others: list[str] = []
+        for root in ROOTS:
+            for path in self._state.list_old_files(root):
+                await trio.lowlevel.checkpoint()
+                if not path.startswith(_TEMPLATES):
+                    self._classify_file(path, configs, others)
+        return configs, others
 
     def _classify_file(self, path: str, configs: dict[Kind, list[_OldConfig]], others: list[str]) -> None:
         """Classify a file of the config folder."""
