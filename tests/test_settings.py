@@ -173,6 +173,7 @@ def test_a_project_names_no_log_file_that_programs_obey(tmp_path: Path, file: st
     with pytest.raises(UsageError, match=r"log\.file can't be written, as chora\.toml:2 says") as refused:
         load(folder, {})
     assert "CHORA_LOG_FILE" in str(refused.value.hint)
+    assert ("isn't in the project" in refused.value.message) == (file.startswith(("/", "..")) or "../.." in file)
 
 
 def test_every_old_name_is_tested_above():

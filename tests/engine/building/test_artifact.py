@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -1348,6 +1349,30 @@ async def test_in_a_project_of_chora_compose_such_a_condition_leaves_nothing_out
     [warning] = [each for each in made.pieces.warnings if "condition" in each]
     assert warning.startswith("The child two was included, because its condition failed: ")
     assert (UNDEFINED | FAILING)[condition] in warning
+
+
+@requirement("assembly.conditions-fail")
+@pytest.mark.parametrize(
+    ("undefined", "rules", "condition", "is_error"),
+    [
+        ("lenient", "chora", "always", False),
+        ("lenient", "chora", "in summer", True),
+        ("strict", "chora-compose", "always", True),
+        ("strict", "chora-compose", "in summer", False),
+    ],
+)
+async def test_each_setting_decides_about_its_own_conditions(
+    sheet: Project, engine: Engine, undefined: Any, rules: Any, condition: str, is_error: bool
+):
+    """`templates.undefined` about names that aren't defined, `configs.rules` about what is no condition."""
+    engine.settings = msgspec.structs.replace(
+        engine.settings,
+        templates=msgspec.structs.replace(engine.settings.templates, undefined=undefined),
+        configs=msgspec.structs.replace(engine.settings.configs, rules=rules),
+    )
+    sheet.save(artifact("sheet", [child("one", conditions=condition)]))
+    with pytest.raises(CompositionFailed) if is_error else nullcontext():
+        assert (await run(engine)).pieces.excluded == []
 
 
 async def test_children_may_all_be_excluded(sheet: Project, engine: Engine):
