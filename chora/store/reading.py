@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from chora.errors import StorageError
-from chora.nofollow import copy_file
+from chora.nofollow import copy_file, list_entries
 from chora.settings import StorageSettings
 from chora.store import open_existing_store, open_store, store_place
 from chora.store.store import Store
@@ -46,7 +46,9 @@ def reading_store(project: Path, settings: StorageSettings) -> Generator[Store]:
         elif not os.path.lexists(place):
             store = open_existing_store(project, settings)  # an empty one in memory
         else:
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="chora-reading-")))
+            # On macOS, the folder of temporary files is behind a link.
+            made = opened.enter_context(tempfile.TemporaryDirectory(prefix="chora-reading-"))
+            folder = Path(os.path.realpath(made))
             copy = folder / place.name
             _copy(place, copy)
             where = {"path": str(copy)} if settings.backend == "sqlite" else {"folder": str(copy)}
@@ -66,7 +68,7 @@ def _copy(place: Path, copy: Path) -> None:
             before = _stamps(place)
             if place.is_dir():
                 shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(place, copy, symlinks=True)
+                _copy_folder(place, copy)
             else:
                 for suffix in ("", "-wal"):
                     source = place.with_name(place.name + suffix)
@@ -87,6 +89,24 @@ def _copy(place: Path, copy: Path) -> None:
         "Try again, or read where the project can be written.",
         storage_path=str(place),
     )
+
+
+def _copy_folder(place: Path, copy: Path) -> None:
+    """Copy a folder with everything in it.
+
+    Raises:
+        UnsafePath: there is something in it that is neither a folder nor a regular file.
+        OSError: it can't be read.
+    """
+    waiting = [(place, copy)]
+    while waiting:
+        source, target = waiting.pop()
+        target.mkdir()
+        for entry in list_entries(source):
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append((source / entry.name, target / entry.name))
+            else:
+                copy_file(source / entry.name, target / entry.name)
 
 
 def _stamps(place: Path) -> list[tuple[str, int, int]]:
