@@ -136,6 +136,8 @@ ARGUMENTS: dict[str, dict[str, float]] = {
         for name in (
             *("list_content", "list_content_configs", "list_artifacts", "list_artifact_configs"),
             "list_collection_members",
+            "check_collection_cache",
+            "check_freshness",
         )
     },
 }

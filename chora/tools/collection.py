@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import trio
 from msgspec import Meta, Struct, field
@@ -31,13 +32,18 @@ from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_si
 
 MEMBERS_LISTED = 50_000
 """Members that can be listed with nested ones; a few collections nested repeatedly can come to any number (CWE-770)."""
-MEMBERS_SHOWN = 1000
-"""Members in a result; of a larger collection, only those that were built or failed."""
+MEMBERS_SHOWN = ROWS
+"""Members in an answer. Of a larger collection only those that were built or failed, the failed ones first: unchanged
+ones are counted. The command line gets all.
+"""
 
 CollectionPath = Annotated[
     str, Meta(description="Id of a collection config, or its file, relative to configs/collection/")
 ]
 BasePath = Annotated[str, Meta(description="Folder to use instead of the config's base path")]
+
+
+T = TypeVar("T")
 
 
 def find_collection(engine: Engine, path: str) -> FoundConfig:
@@ -134,9 +140,8 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
         plans = await collection.plan_collection(
             build, parsed, caller, output_path=arguments.output_path, force_members=forced
         )
-        shown = [_planned_member(plan, show_files=bool(arguments.show_diff)) for plan in plans]
-        if call.transport != "cli":
-            shown = [each for each in shown if len(shown) <= MEMBERS_SHOWN or not each.cache_used][:MEMBERS_SHOWN]
+        noted = _noteworthy(plans, call, is_quiet=lambda plan: plan.cached, has_failed=lambda plan: bool(plan.error))
+        shown = [_planned_member(plan, show_files=bool(arguments.show_diff)) for plan in noted]
         manifest_path: str | None = None
         failed = sum(plan.error is not None for plan in plans)
         total, warnings = len(plans), list[str]()
@@ -148,16 +153,17 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
         built = await collection.build_collection(
             build, parsed, caller, output_path=arguments.output_path, force_members=forced
         )
-        # Most members of a large collection are unchanged; creating ten thousand rows to drop them takes longer than
-        # building it.
-        all_shown = call.transport == "cli" or len(built.members) <= MEMBERS_SHOWN
-        changed = (each for each in built.members if not each.cache_used or each.conflicts)
-        listed = built.members if all_shown else list(changed)[:MEMBERS_SHOWN]
-        shown = [_member_result(each) for each in listed]
+        noted = _noteworthy(
+            built.members,
+            call,
+            is_quiet=lambda each: each.cache_used and not each.conflicts,
+            has_failed=lambda each: each.status == "failed",
+        )
+        shown = [_member_result(each) for each in noted]
         manifest_path = built.manifest_path
         cached, failed, successful = built.cached, built.count("failed"), built.count("success")
         total, made = len(built.members), successful - cached
-        named = [f"{each.member.id}: {warning}" for each in listed for warning in each.warnings]
+        named = [f"{each.member.id}: {warning}" for each in noted for warning in each.warnings]
         warnings = [*built.warnings, *named][:MEMBERS_SHOWN]
         conflicts = built.conflicts
     truncated = len(shown) < total
@@ -182,6 +188,16 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
         truncated=truncated,
         resource=f"manifest://{config.id}" if truncated and manifest_path else None,
     )
+
+
+def _noteworthy(
+    members: Sequence[T], call: Call, *, is_quiet: Callable[[T], bool], has_failed: Callable[[T], bool]
+) -> Sequence[T]:
+    """The members that an answer lists; making rows of ten thousand would take longer than an unchanged build."""
+    if call.transport == "cli" or len(members) <= MEMBERS_SHOWN:
+        return members
+    changed = [each for each in members if not is_quiet(each)]
+    return sorted(changed, key=has_failed, reverse=True)[:MEMBERS_SHOWN]
 
 
 def _member_result(built: BuiltMember) -> MemberResult:
@@ -333,6 +349,8 @@ class CheckCollectionCache(ToolArguments):
     check_member_cache: Annotated[bool, Meta(description="Check every member")] | None = True
     output_path: BasePath | None = None
     context: Context = None
+    limit: Limit | None = ROWS
+    offset: Offset | None = 0
 
 
 class CacheMetadata(Struct, frozen=True, kw_only=True):
@@ -348,6 +366,7 @@ class CollectionCache(ToolResult):
     members_cached: int
     members_stale: int
     stale_members: list[str]
+    next_offset: int | None
     recommendation: Literal["use_cache", "regenerate_all", "regenerate_stale"]
     metadata: CacheMetadata
 
@@ -355,6 +374,7 @@ class CollectionCache(ToolResult):
 @tool(title="Check a collection's cache", category="Collections", read_only=True, idempotent=True)
 async def check_collection_cache(engine: Engine, arguments: CheckCollectionCache, call: Call) -> CollectionCache:
     """Report which members generate_collection would build now and why, without building any."""
+    page = Page(arguments.limit, arguments.offset, call)
     parsed = find_collection(engine, arguments.collection_config_path).parsed
     build = Build(engine, dry=True)
     last_generated = None
@@ -382,18 +402,24 @@ async def check_collection_cache(engine: Engine, arguments: CheckCollectionCache
         stale = list(reasons)
     # Unless the members were looked at, nobody knows that none is stale.
     is_valid = exists and is_checked and not stale
+    shown = list(page.of(stale))
     return CollectionCache(
         collection_id=parsed.config.id,
         cache_valid=is_valid,
         manifest_exists=exists,
         members_cached=len(members) - len(stale) if is_checked else 0,
         members_stale=len(stale),
-        stale_members=stale,
+        stale_members=shown,
+        next_offset=page.next_offset(len(stale)),
         # Unless the members were looked at, nobody knows that none is stale.
         recommendation="regenerate_all"
         if not exists
         else "use_cache"
         if is_checked and not stale
         else "regenerate_stale",
-        metadata=CacheMetadata(manifest_path=path, last_generated=last_generated, reasons=reasons),
+        metadata=CacheMetadata(
+            manifest_path=path,
+            last_generated=last_generated,
+            reasons={id: reasons[id] for id in shown if id in reasons},
+        ),
     )

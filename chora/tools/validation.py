@@ -26,12 +26,13 @@ from chora.nesting import decode_json
 from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools.collection import BasePath, CollectionPath, find_collection
+from chora.tools.paging import ROWS, Limit, Offset, Page
 from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, parse_object, tool
 from chora.wording import cut_texts
 
 RULES_LIMIT = 100
 """Rules in one call."""
-ISSUES_SHOWN = 500
+ISSUES_SHOWN = 100
 """Issues in a result, the most severe first; the command line gets all of them."""
 
 T = TypeVar("T", findings.Finding, MemberFinding)
@@ -233,6 +234,8 @@ async def validate_collection_config(
 class CheckFreshness(ToolArguments):
     collection_config_path: CollectionPath
     output_path: BasePath | None = None
+    limit: Limit | None = ROWS
+    offset: Offset | None = 0
 
 
 class MemberAge(Struct, frozen=True, kw_only=True):
@@ -259,6 +262,7 @@ class CollectionFreshness(ToolResult):
     freshness_enabled: bool
     overall_status: Literal["fresh", "stale", "expired"]
     members: list[MemberAge]
+    next_offset: int | None
     fresh_count: int
     stale_count: int
     expired_count: int
@@ -273,6 +277,7 @@ async def check_freshness(engine: Engine, arguments: CheckFreshness, call: Call)
     """Report the age of a collection's members against their maximum age. Whether inputs changed is reported by
     check_collection_cache.
     """
+    page = Page(arguments.limit, arguments.offset, call)
     parsed = find_collection(engine, arguments.collection_config_path).parsed
     config: CollectionConfig = parsed.config
     moment = datetime.now(UTC)
@@ -290,7 +295,8 @@ async def check_freshness(engine: Engine, arguments: CheckFreshness, call: Call)
         collection_id=config.id,
         freshness_enabled=config.freshness.enabled,
         overall_status=worst,
-        members=[_member_age(age) for age in ages],
+        members=[_member_age(age) for age in page.of(ages)],
+        next_offset=page.next_offset(len(ages)),
         fresh_count=counts["fresh"],
         stale_count=counts["stale"],
         expired_count=counts["expired"],

@@ -58,7 +58,7 @@ CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
     "list_content_configs": ("Discovery", READS, [], ["filter_pattern", "limit", "offset"]),
     "list_artifact_configs": ("Discovery", READS, [], ["filter_pattern", "limit", "offset"]),
     "validate_content": ("Validation", READS, ["content_or_config_id"], ["validation_rules"]),
-    "check_freshness": ("Validation", READS, ["collection_config_path"], ["output_path"]),
+    "check_freshness": ("Validation", READS, ["collection_config_path"], ["output_path", "limit", "offset"]),
     "generate_collection": (
         "Collections",
         WRITES,
@@ -76,7 +76,7 @@ CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
         "Collections",
         READS,
         ["collection_config_path"],
-        ["check_member_cache", "output_path", "context"],
+        ["check_member_cache", "output_path", "context", "limit", "offset"],
     ),
     "hello_world": ("Utility", READS, [], ["name"]),
 }

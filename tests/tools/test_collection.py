@@ -615,6 +615,43 @@ async def test_a_large_collection_is_reported_in_part(
     assert whole.links == ()
 
 
+@pytest.mark.slow("writes hundreds of configs")
+@requirement("tools.collections-bounded")
+async def test_an_answer_about_a_large_collection_stays_small(ask: Asking, project: Project):
+    """Totals, and what changed or failed, the failed ones first: 24 KiB, however many members there are."""
+    ids = [f"member-{number:03}" for number in range(400)]
+    project.save(
+        text("note", "x"),
+        *(artifact(id, [child("note")]) for id in ids),
+        pack("pack", [member(id) for id in ids]),
+    )
+    plan = await ask("generate_collection", **PACK, dry_run=True)
+    first = await ask("generate_collection", **PACK)
+    assert (plan["metadata"]["regenerated_members"], first["metadata"]["regenerated_members"]) == (400, 400)
+    again = await ask("generate_collection", **PACK)
+    assert (again["members"], again["metadata"]["cached_members"], again["truncated"]) == ([], 400, True)
+    project.save(*(artifact(id, [child("gone")]) for id in ids[300:]))
+    stale = await ask("check_collection_cache", **PACK)
+    assert (stale["members_stale"], len(stale["stale_members"]), stale["next_offset"]) == (100, 50, 50)
+    assert set(stale["metadata"]["reasons"]) == set(stale["stale_members"])
+    rest = await ask("check_collection_cache", **PACK, offset=50)
+    assert (rest["members_stale"], rest["next_offset"]) == (100, None)
+    assert [*stale["stale_members"], *rest["stale_members"]] == ids[300:]
+    failed = await ask.refused("generate_collection", "composition_failed", **PACK)
+    details = failed["details"]
+    assert (details["failed_total"], len(details["failed_members"]), len(details["members"])) == (100, 50, 50)
+    project.save(text("note", "y"), pack("pack", [member(id, required=False) for id in ids]))
+    mixed = await ask("generate_collection", **PACK)
+    assert (mixed["failed_members"], mixed["successful_members"]) == (100, 300)
+    assert {each["status"] for each in mixed["members"]} == {"failed"}
+    ages = await ask("check_freshness", **PACK, offset=350)  # a failed one is as old as its file
+    assert (ages["fresh_count"], len(ages["members"]), ages["next_offset"]) == (400, 50, None)
+    found = await ask("validate_collection_config", **PACK)
+    assert (found["error_count"], found["truncated"]) == (0, False)
+    for answer in (plan, first, again, stale, rest, failed, mixed, ages, found):
+        assert len(msgspec.json.encode(answer)) < 24 * 1024, answer
+
+
 # -- list_collection_members ------------------------------------------------------------------------------------
 
 
@@ -699,7 +736,7 @@ async def test_a_member_that_cannot_be_opened_is_listed_with_the_reason(ask: Ask
 
 CHECKED = (
     *("collection_id", "cache_valid", "manifest_exists", "members_cached", "members_stale", "stale_members"),
-    *("recommendation", "metadata"),
+    *("next_offset", "recommendation", "metadata"),
 )
 
 
@@ -716,6 +753,7 @@ async def test_check_collection_cache(ask: Asking, harbour: Project, arguments: 
         "members_cached": 0,
         "members_stale": 2,
         "stale_members": ["notice", "desk"],
+        "next_offset": None,
         "recommendation": "regenerate_all",
         "metadata": {
             "manifest_path": "outputs/pack/manifest.json",
@@ -770,7 +808,7 @@ async def test_check_collection_cache_without_its_members(ask: Asking, harbour: 
 # -- check_freshness --------------------------------------------------------------------------------------------
 
 AGED = (
-    *("collection_id", "freshness_enabled", "overall_status", "members", "fresh_count", "stale_count"),
+    *("collection_id", "freshness_enabled", "overall_status", "members", "next_offset", "fresh_count", "stale_count"),
     *("expired_count", "recommendation", "action", "checked_at", "metadata"),
 )
 
@@ -817,6 +855,7 @@ async def test_check_freshness(ask: Asking, project: Project, arguments: dict[st
         "collection_id": "pack",
         "freshness_enabled": True,
         "overall_status": band,
+        "next_offset": None,
         "fresh_count": int(band == "fresh"),
         "stale_count": int(band == "stale"),
         "expired_count": int(band == "expired"),

@@ -51,6 +51,8 @@ PROGRESS_INTERVAL = 0.1
 """Seconds between two progress notifications: ten thousand members would flood a client."""
 CHECKPOINT_INTERVAL = 200
 """Members recalled between two checkpoints, at which other tasks run."""
+FAILURES_SHOWN = 50
+"""Members that a failed build's error lists, those that failed before those that were skipped; the manifest has all."""
 
 
 async def build_collection(
@@ -383,14 +385,15 @@ def _raise_failures(built: BuiltCollection) -> None:
     failed = [
         each for each in built.members if each.member.required and each.status != "success" and each.error is not None
     ]
+    unsuccessful = sorted((each for each in built.members if each.status != "success"), key=_is_skipped)
     details: dict[str, Any] = {
         "collection_id": built.config.id,
         "manifest_path": built.manifest_path,
-        "failed_members": [each.member.id for each in failed],
+        "failed_members": [each.member.id for each in failed[:FAILURES_SHOWN]],
+        "failed_total": len(failed),
         "members": [
             {"id": each.member.id, "status": each.status, "error": each.error._asdict() if each.error else None}
-            for each in built.members
-            if each.status != "success"
+            for each in unsuccessful[:FAILURES_SHOWN]
         ],
         "total_members": len(built.members),
         "successful_members": built.count("success"),
@@ -416,6 +419,10 @@ def _raise_failures(built: BuiltCollection) -> None:
             rules=broken,
             **details,
         )
+
+
+def _is_skipped(built: BuiltMember) -> bool:
+    return built.status != "failed"
 
 
 def _emit_event(
