@@ -55,6 +55,8 @@ class ProjectProvider:
 
     def dependent_changes(self, uri: str) -> tuple[Iterable[str], bool]:
         scheme, _, content_id = uri.partition("://")
+        if scheme == "config":
+            return (f"config://{content_id.partition('/')[0]}/",), False
         if scheme != "content" or "/" in content_id:
             return (), False
         try:

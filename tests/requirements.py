@@ -482,6 +482,7 @@ KEEPING = {
     "storage.approved-stays": "The newest approved version stays whatever the rules say.",
     "storage.drafts-expire": "Drafts that weren't touched for thirty days are deleted.",
     "resources.config": "Configs are read as resources.",
+    "resources.config-lists": "The configs of each kind are listed a page at a time.",
     "resources.schema": "Schemas are read as resources by kind.",
     "resources.content": "The latest text and any version are read as resources.",
     "resources.generator": "Generators are described as resources.",

@@ -27,9 +27,10 @@ from chora.files import SOURCE_LIMIT
 from chora.generators import GENERATORS
 from chora.hashing import sha256
 from chora.metrics import Metrics
-from chora.model import KINDS
+from chora.model import KINDS, Kind
 from chora.protocol.types import ResourceStat
-from chora.resources import FAMILIES, ProjectResources
+from chora.provider import ProjectProvider
+from chora.resources import FAMILIES, ProjectResources, configs
 from chora.resources.families import matching_families
 from chora.resources.provider import PAGE_SIZE
 from chora.resources.tool_examples import TOOL_EXAMPLES
@@ -83,6 +84,63 @@ async def test_configs_are_read_as_they_are_written(resources: ProjectResources,
     with pytest.raises(ConfigNotFound) as caught:
         resources.read_resource("config://content/nots")
     assert "note" in str(caught.value.hint)
+
+
+@requirement("resources.config-lists")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_configs_of_a_kind_are_listed_a_page_at_a_time(
+    resources: ProjectResources, project: Project, kind: Kind
+):
+    """Each page has the total and the URI of the next one; together they list every config once, with a URI to read."""
+    make: dict[str, Any] = {
+        "content": lambda id: text(id, "x"),
+        "artifact": lambda id: artifact(id, [child("note")]),
+        "collection": lambda id: collection(id=id),
+    }
+    names = [f"note-{number:03}" for number in range(2 * configs.PAGE + 7)]
+    project.save(*(make[kind](name) for name in names))
+    project.write(f"configs/{kind}/broken.json", "{")
+    seen: list[str] = []
+    uri: str | None = f"config://{kind}/"
+    while uri is not None:
+        page = read(resources, uri)
+        assert page["total"] == len(names)
+        assert 0 < len(page["configs"]) <= configs.PAGE
+        assert (page["invalid_total"], page["invalid"][0]["file_path"]) == (1, f"configs/{kind}/broken.json")
+        assert len(resources.read_resource(uri).text) <= 32 * 1024
+        for each in page["configs"]:
+            assert read(resources, each["uri"])["id"] == each["id"]
+        seen += [each["id"] for each in page["configs"]]
+        uri = page["next"]
+    assert seen == names
+    assert resources.complete(f"config://{kind}/{{?offset}}", "offset", {}) == ["0", "50", "100"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["config://content", "choracompose://config/content/", "CONFIG://content/?offset=0", "config://content/?other=1"],
+)
+async def test_a_list_of_configs_has_several_spellings(resources: ProjectResources, project: Project, uri: str):
+    """With or without a slash and a query, and in the namespace of chora-compose; all are the same to a subscriber."""
+    project.save(text("note", "Closed."))
+    assert [each["id"] for each in read(resources, uri)["configs"]] == ["note"]
+    assert resources.canonical_uri(uri) == "config://content/"
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "1.0", "9" * 30, "%F0"])
+async def test_an_offset_that_is_no_number_is_refused(resources: ProjectResources, offset: str):
+    """The hint says how a list begins; one beyond the end is an empty page."""
+    with pytest.raises(InvalidInput) as caught:
+        resources.read_resource(f"config://content/?offset={offset}")
+    assert "config://content/ for the first page" in str(caught.value.hint)
+    beyond = read(resources, "config://content/?offset=999999999")
+    assert (beyond["configs"], beyond["next"], beyond["total"]) == ([], None, 0)
+
+
+async def test_a_list_of_configs_changes_with_each_of_them(engine: Engine):
+    """Subscribers of the list hear of a config that changes."""
+    provider = ProjectProvider(engine, TOOLS, Metrics())
+    assert provider.dependent_changes("config://artifact/sheet") == (("config://artifact/",), False)
 
 
 @requirement("resources.schema")
@@ -501,7 +559,7 @@ async def test_every_parameter_of_every_template_can_be_completed(resources: Pro
     """No family has a parameter that completion doesn't know."""
     for family in FAMILIES:
         for parameter in family.parameters:
-            assert "{" + parameter + "}" in family.template
+            assert "{" + parameter + "}" in family.template.replace("{?", "{")
             resources.complete(family.template, parameter, {})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chora.catalog import FoundConfig
-from chora.errors import ResourceNotFound
+from chora.errors import InvalidInput, ResourceNotFound
 from chora.model import KINDS, Kind, schema
 from chora.protocol.types import VALUES_LIMIT, Resource
 from chora.resources.family import (
@@ -16,8 +16,14 @@ from chora.resources.family import (
     ResourceContext,
     file_stat,
     format_json,
+    list_none,
 )
-from chora.resources.uris import Arguments, config_uri
+from chora.resources.uris import Arguments, config_list_uri, config_uri, shorten
+
+PAGE = 50
+"""Configs in one list."""
+INVALID_SHOWN = 10
+"""Files in one list that can't be read as configs."""
 
 
 def config_family(kind: Kind) -> Family:
@@ -48,6 +54,57 @@ def config_family(kind: Kind) -> Family:
         read,
         found,
         count_resources=count,
+    )
+
+
+def config_list_family(kind: Kind) -> Family:
+    """The list of the configs of a kind, a page at a time."""
+
+    def read(context: ResourceContext, arguments: Arguments) -> str:
+        offset = arguments["offset"] or "0"
+        if not (offset.isascii() and offset.isdecimal() and len(offset) < 10):
+            raise InvalidInput(
+                f"The offset {shorten(offset)!r} is no number of configs.",
+                f"Read {config_list_uri(kind)} for the first page; `next` in it names the following one.",
+                field="offset",
+                value=shorten(offset),
+            )
+        begin = int(offset)
+        listing = context.engine.catalog.list_configs(kind)
+        shown = listing.found[begin : begin + PAGE]
+        end = begin + len(shown)
+        broken = listing.invalid[:INVALID_SHOWN]
+        return format_json(
+            {
+                "configs": [
+                    {
+                        "id": found.parsed.config.id,
+                        "uri": config_uri(kind, found.parsed.config.id),
+                        "file_path": found.path,
+                        "description": shorten(_describe_config(found)),
+                    }
+                    for found in shown
+                ],
+                "total": len(listing.found),
+                "next": config_list_uri(kind, end) if end < len(listing.found) and shown else None,
+                "invalid": [{"file_path": each.path, "error": shorten(each.error)} for each in broken],
+                "invalid_total": len(listing.invalid),
+            }
+        )
+
+    def offsets(context: ResourceContext, arguments: Arguments) -> list[str]:
+        total = len(context.engine.catalog.list_configs(kind).found)
+        return [str(offset) for offset in range(0, total, PAGE)][:VALUES_LIMIT]
+
+    return Family(
+        "config",
+        f"config://{kind}/{{?offset}}",
+        f"{kind.capitalize()} configs",
+        f"The list of the {kind} configs, {PAGE} at a time: the total, and the URI of the next page",
+        JSON,
+        {"offset": Parameter("Configs to leave out before; none at first", offsets, is_id=False)},
+        read,
+        list_none,
     )
 
 

@@ -93,11 +93,6 @@ def count_contents(context: ResourceContext) -> int:
     return count
 
 
-def list_none(context: ResourceContext, after: str) -> tuple[Listed, ...]:
-    """Of versions only the newest is listed, as the content's text; their list is a resource of its own."""
-    return ()
-
-
 def first_content_ids(store: Store, typed: str) -> list[str]:
     """The first ids of contents of which a text is stored, and the first ones from what was typed on."""
     ids = [typed] if store.content_state(typed).versions else []

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from chora.catalog import Catalog
 from chora.errors import InvalidConfigId
 from chora.model import KINDS
 from chora.resources.capabilities import TOPICS, list_capabilities, read_capabilities, topics
-from chora.resources.configs import config_family, list_schemas, read_schema, schema_names
+from chora.resources.configs import config_family, config_list_family, list_schemas, read_schema, schema_names
 from chora.resources.contents import (
     CONTENT_ID,
     VERSION_ID,
     count_contents,
     list_contents,
-    list_none,
     read_content,
     read_version,
     read_versions,
 )
-from chora.resources.family import JSON, TEXT, Family, Parameter
+from chora.resources.family import JSON, TEXT, Family, Parameter, list_none
 from chora.resources.generators import generator_names, list_generators, read_generator
 from chora.resources.jobs import job_ids, list_jobs, read_job
 from chora.resources.manifests import collection_ids, list_manifests, read_manifest
@@ -29,6 +28,7 @@ from chora.resources.uris import Arguments, shorten, uri_parts
 
 FAMILIES: tuple[Family, ...] = (
     *(config_family(kind) for kind in KINDS),
+    *(config_list_family(kind) for kind in KINDS),
     Family(
         "schema",
         "schema://{schema_name}",
@@ -131,16 +131,28 @@ FAMILIES: tuple[Family, ...] = (
 
 def matching_families(uri: str) -> Iterator[tuple[Family, Arguments]]:
     """The families that a URI matches, with its arguments: today's templates before the old ones."""
-    parts = uri_parts(uri)
     spellings = [(family, family.template) for family in FAMILIES]
     spellings += [(family, old) for family in FAMILIES for old in family.old_templates]
+    spellings.sort(key=lambda each: "{?" not in each[1])  # elsewhere a query would be taken for an id
     for family, template in spellings:
-        pattern = uri_parts(template)
+        path, has_query, _ = template.partition("{?")
+        if has_query:
+            given, _, query = uri.partition("?")
+            if uri_parts(given) == uri_parts(path):
+                yield family, _query_arguments(family, query)
+            continue
+        parts, pattern = uri_parts(uri), uri_parts(template)
         if len(pattern) == len(parts) and all(
             wanted == part or wanted[:1] == "{" for wanted, part in zip(pattern, parts, strict=True)
         ):
             values = {wanted[1:-1]: part for wanted, part in zip(pattern, parts, strict=True) if wanted[:1] == "{"}
             yield family, {name: _decode_part(family.parameters[name], part) for name, part in values.items()}
+
+
+def _query_arguments(family: Family, query: str) -> Arguments:
+    """The parameters of a family in a query, each of them once and empty if it isn't there; others mean nothing."""
+    given = dict(parse_qsl(query))
+    return {name: given.get(name, "") for name in family.parameters}
 
 
 def _decode_part(parameter: Parameter, part: str) -> str:

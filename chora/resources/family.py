@@ -73,6 +73,11 @@ def format_json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
+def list_none(context: ResourceContext, after: str) -> tuple[Listed, ...]:
+    """For lists, and for the versions of a text: what they name is listed by its own family."""
+    return ()
+
+
 def file_stat(context: ResourceContext, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
     def stat() -> ResourceStat:
         try:

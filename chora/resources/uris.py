@@ -19,6 +19,10 @@ def config_uri(kind: Kind, config_id: str) -> str:
     return f"config://{kind}/{quote(config_id, safe='')}"
 
 
+def config_list_uri(kind: Kind, offset: int = 0) -> str:
+    return f"config://{kind}/" + (f"?offset={offset}" if offset else "")
+
+
 def content_uri(content_id: str, version_id: str = "") -> str:
     return "/".join(["content:/", *(quote(part, safe="") for part in (content_id, version_id) if part)])
 
@@ -32,6 +36,8 @@ def manifest_uri(collection_id: str) -> str:
 
 
 def fill_template(template: str, arguments: Arguments) -> str:
+    """The URI of a template's resource; without the query of one that has pages, as each is a part of the same."""
+    template = template.partition("{?")[0]
     for name, value in arguments.items():
         template = template.replace("{" + name + "}", quote(value, safe=""))
     return template
