@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -48,8 +48,10 @@ _PARAMETERS: dict[Kind, str] = {
     "artifact": "artifact_config_id",
     "collection": "collection_config_path",
 }
-EXISTING_BYTES = 600
-"""Bytes of the ids that an error about a missing one names."""
+EXISTING_BYTES = 250
+"""Bytes of the ids that an error about a missing one names; the whole of it is within 1 KiB."""
+SEARCHED_BYTES = 300
+"""Bytes of the paths that an error about a missing path names."""
 _MAKERS: dict[Kind, str] = {
     "content": "is a content: generate_content makes its text",
     "artifact": "is an artifact: assemble_artifact composes it",
@@ -155,12 +157,24 @@ class Catalog:
             return found
         if (broken := listing.find_invalid(config_id)) is not None:
             raise _copy_error(broken.cause)
-        searched = [*self._candidate_paths(kind, config_id), *(f"{at}/**" for at in self._kind_folders(kind))]
         raise ConfigNotFound(
             f"There is no {kind} config {config_id!r}.",
             self.hint_for_missing(config_id, kind) or _LIST_HINTS[kind],
-            **{_PARAMETERS[kind]: config_id, "searched_paths": searched, "existing": self.list_alike(config_id, kind)},
+            **{_PARAMETERS[kind]: config_id, **self.describe_search(config_id, kind)},
         )
+
+    def describe_search(self, config_id: str, *kinds: Kind) -> dict[str, list[str]]:
+        """What an error about a missing id says of the search: where a config of this id is expected, and similar ids.
+
+        Every layout with every suffix is tried, and every file's id is looked at: `**` stands for all of those.
+        """
+        searched: list[str] = []
+        for kind in kinds:
+            first, second = self._kind_folders(kind)
+            if len(config_id) <= 40:
+                searched += [f"{first}/{config_id}.json", f"{first}/{config_id}/{config_id}-{kind}.json"]
+            searched += [f"{first}/**", f"{second}/**"]
+        return {"searched_paths": searched, "existing": self.list_alike(config_id, *kinds)}
 
     def hint_for_missing(self, config_id: str, *kinds: Kind) -> str | None:
         """The next step for an id of which there is no config of these kinds: the right tool for what it is the id of,
@@ -177,14 +191,7 @@ class Catalog:
         """Ids that there are, the most similar ones first, within `EXISTING_BYTES`."""
         ids = [each for kind in kinds for each in self.list_configs(kind).ids]
         near = find_nearest(config_id, ids)
-        shown: list[str] = []
-        left = EXISTING_BYTES
-        for each in (*near, *(other for other in ids[:100] if other not in near)):
-            left -= len(each.encode()) + 3
-            if left < 0:
-                break
-            shown.append(each)
-        return shown
+        return _within_bytes((*near, *(other for other in ids[:100] if other not in near)), EXISTING_BYTES)
 
     def locate_config(self, kind: Kind, name: str, on_read: OnRead | None = None) -> FoundConfig:
         """The config of an id or at a path; raises as `find_config` and `open_config`."""
@@ -241,7 +248,7 @@ class Catalog:
             _LIST_HINTS[kind],
             **{
                 _PARAMETERS[kind]: path,
-                "searched_paths": list(dict.fromkeys(searched)),
+                "searched_paths": _within_bytes(dict.fromkeys(searched), SEARCHED_BYTES),
                 "existing": self.list_alike(PurePosixPath(path).stem, kind),
             },
         )
@@ -373,6 +380,17 @@ class Catalog:
     def _uncache(self, key: tuple[Kind, str]) -> None:
         if kept := self._cached.pop(key, None):
             self._cached_bytes -= kept.stamp.size
+
+
+def _within_bytes(texts: Iterable[str], limit: int) -> list[str]:
+    """The first texts that take no more bytes than this in a JSON list."""
+    shown: list[str] = []
+    for text in texts:
+        limit -= len(text.encode(errors="surrogateescape")) + 3
+        if limit < 0:
+            break
+        shown.append(text)
+    return shown
 
 
 def _invalid_id(what: str, given: str, problem: str) -> InvalidConfigId:

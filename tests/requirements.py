@@ -41,6 +41,7 @@ TOOLS = {
     "tools.error.invalid-config-id": (
         "Empty ids, paths in disguise and ids over 255 characters are `invalid_config_id`."
     ),
+    "tools.error.not-found-bounded": "An error about what isn't there names similar ids first, within 1 KiB.",
     "tools.error.config-not-found": (
         "A config that isn't there is `config_not_found` with its id and the paths searched."
     ),

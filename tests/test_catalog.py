@@ -155,9 +155,12 @@ def test_the_error_of_a_missing_config_lists_the_searched_paths(project: Project
     assert "'notes'" in error.message
     assert error.hint == "Did you mean note?"
     assert error.details["content_config_id"] == "notes"
-    assert error.details["searched_paths"][0] == "configs/content/notes.json"
-    assert "configs/content/notes/notes-content.yaml" in error.details["searched_paths"]
-    assert "configs/content/**" in error.details["searched_paths"]
+    assert error.details["searched_paths"] == [
+        "configs/content/notes.json",
+        "configs/content/notes/notes-content.json",
+        "configs/content/**",
+        "configs/contents/**",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from datetime import UTC, datetime
@@ -339,20 +340,17 @@ async def modify_config(
 
 def _find_saved_config(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind, FoundConfig]:
     found: dict[Kind, FoundConfig] = {}
-    searched: list[str] = []
-    for each in (kind,) if kind else KINDS:
-        try:
+    kinds = (kind,) if kind else KINDS
+    for each in kinds:
+        with contextlib.suppress(ConfigNotFound):
             found[each] = engine.catalog.find_config(each, config_id)
-        except ConfigNotFound as error:
-            searched += error.details["searched_paths"]
     if not found:
         raise ConfigNotFound(
             f"There is no config {config_id!r}, and no draft of this id.",
-            engine.catalog.hint_for_missing(config_id, *((kind,) if kind else KINDS))
+            engine.catalog.hint_for_missing(config_id, *kinds)
             or "list_content_configs and list_artifact_configs list the configs.",
             config_id=config_id,
-            searched_paths=searched,
-            existing=engine.catalog.list_alike(config_id, *((kind,) if kind else KINDS)),
+            **engine.catalog.describe_search(config_id, *kinds),
         )
     if len(found) > 1:
         raise InvalidInput(

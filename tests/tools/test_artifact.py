@@ -153,7 +153,7 @@ async def test_assembling_fails_with_the_codes_of_the_reference(ask: Asking, gre
     missing = await ask.refused("assemble_artifact", "config_not_found", artifact_config_id="gone")
     assert missing["details"]["artifact_config_id"] == "gone"
     assert "configs/artifact/gone.json" in missing["details"]["searched_paths"]
-    assert "configs/artifacts/gone/gone-artifact.json" in missing["details"]["searched_paths"]
+    assert "configs/artifact/gone/gone-artifact.json" in missing["details"]["searched_paths"]
 
     greeting.save(artifact("a", [child("no"), child("greeting"), child("nor")]))
     needed = await ask.refused("assemble_artifact", "missing_content", artifact_config_id="a", context={"name": "x"})

@@ -59,14 +59,38 @@ async def test_what_is_missing_is_named_with_what_there_is(
         assert existing[0] == "note"
 
 
-async def test_an_error_names_no_more_than_a_kilobyte_of_what_there_is(ask: Asking, project: Project):
-    """However many there are; the similar ones come first."""
-    project.save(*(text(f"content-with-a-long-id-{number}", "x") for number in range(200)))
-    refused = await ask.refused("generate_content", "config_not_found", content_config_id="content-with-a-long-id-x")
-    existing = refused["details"]["existing"]
-    assert len(existing) > 10
-    assert existing[0].startswith("content-with-a-long-id-")
-    assert len(msgspec.json.encode(existing)) <= 1024
+BY_ID = [
+    *((name, "content_config_id") for name in ("generate_content", "regenerate_content", "preview_generation")),
+    *((name, "artifact_config_id") for name in ("assemble_artifact", "trace_dependencies")),
+    *((name, "config_id") for name in ("modify_config",)),
+    *((name, "content_or_config_id") for name in ("validate_content",)),
+    *(
+        (name, "collection_config_path")
+        for name in (
+            *("generate_collection", "validate_collection_config", "list_collection_members"),
+            *("check_collection_cache", "check_freshness"),
+        )
+    ),
+]
+
+
+@requirement("tools.error.not-found-bounded")
+@pytest.mark.parametrize(("name", "parameter"), BY_ID)
+async def test_an_error_about_a_missing_id_is_short(ask: Asking, project: Project, name: str, parameter: str):
+    """It names what there is, the most similar ids first, within 1 KiB."""
+    ids = [f"{word}-{number:02}" for word in ("quarterly-figure", "yearly-report-of-all") for number in range(60)]
+    project.save(*(text(id, "x") for id in ids), *(artifact(id, [child(id)]) for id in ids))
+    project.save(*(pack(id, [member(id)]) for id in ids))
+    rest = {"updates": {"description": "x"}} if name == "modify_config" else {}
+    error = await ask.refused(name, "config_not_found", **{parameter: "quarterly-figures-01"}, **rest)
+    assert error["details"]["existing"][0] == "quarterly-figure-01"
+    assert "quarterly-figure-01" in error["hint"]
+    assert f"configs/{error['details']['searched_paths'][0].split('/')[1]}/**" in error["details"]["searched_paths"]
+    assert len(msgspec.json.encode(error)) <= 1024, error
+    if parameter == "collection_config_path":
+        path = f"{'x' * 30}/quarterly-figures-01"
+        error = await ask.refused(name, "config_not_found", **{parameter: path})
+        assert len(msgspec.json.encode(error)) <= 1024, error
 
 
 @pytest.mark.parametrize(

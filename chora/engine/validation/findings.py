@@ -128,12 +128,11 @@ def _find_subject(build: Build, name: str) -> tuple[ValidationSubject, ChoraErro
     engine = build.engine
     engine.catalog.check_id(name)
     version = engine.store.latest_version(name)
-    searched: list[str] = []
     for kind in KINDS:
         try:
             return ValidationSubject(build, name, version, engine.catalog.find_config(kind, name).parsed), None
-        except ConfigNotFound as error:
-            searched += error.details["searched_paths"]
+        except ConfigNotFound:
+            continue
         except SERVER_ERRORS:
             raise
         except ChoraError as error:
@@ -148,11 +147,10 @@ def _find_subject(build: Build, name: str) -> tuple[ValidationSubject, ChoraErro
     if version is None:
         raise ConfigNotFound(
             f"There is no text, config or draft {name!r}.",
-            build.engine.catalog.hint_for_missing(name, "content", "artifact")
+            engine.catalog.hint_for_missing(name, "content", "artifact")
             or "list_content_configs and list_artifact_configs list the configs.",
             content_or_config_id=name,
-            searched_paths=searched,
-            existing=build.engine.catalog.list_alike(name, "content", "artifact"),
+            **engine.catalog.describe_search(name, *KINDS),
         )
     return ValidationSubject(build, name, version, None), None
 
