@@ -32,6 +32,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
     regular_files               reading files that the settings name
     errors nofollow wording     the error classes; opening files without following links; counts in messages
       leniency                  what is accepted of clients although the schemas don't say so
+      skeletons                 the smallest valid config of each kind
 """
 
 __version__ = "0.1.0"

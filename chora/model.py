@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
+from chora.skeletons import skeleton
+
 Kind = Literal["content", "artifact", "collection"]
 
 KINDS: tuple[Kind, ...] = ("content", "artifact", "collection")
@@ -744,6 +746,7 @@ def schema(kind: Kind) -> dict[str, Any]:
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             **lifted,
             "title": _TITLES[kind],
+            "examples": [skeleton(kind)],
             "$defs": components,
         }
     )

@@ -131,6 +131,7 @@ TOOLS = {
     "tools.draft-config.generator": (
         "A draft names a generator that there is; that its template isn't there yet, or can't be parsed, is a remark."
     ),
+    "tools.draft-config.skeleton": "A refused draft comes with the smallest config of its kind and generator.",
     "tools.draft-config.errors": "draft_config fails with the codes and details that are documented.",
     "tools.test-config.result": "test_config returns the text that a draft would make.",
     "tools.test-config.dry-run": "test_config stores its text, flagged as a test, only when asked.",

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import chora
+from chora.config_parsing import parse_config
 from chora.model import KINDS, Declaration, Kind, schema, split_context
 from chora.tools.tool import ToolArguments, ToolResult
 from tests.conftest import requirement
@@ -66,6 +67,8 @@ def test_the_schema_is_one_and_describes_every_key(kind: Kind) -> None:
     assert published["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert published["title"].startswith(f"chora {kind} config v")
     assert published["description"]
+    (example,) = published["examples"]
+    assert parse_config(kind, example, where="the example").warnings == []
     assert msgspec.json.decode(msgspec.json.encode(published)) == json.loads(json.dumps(published))
     for node in objects_in(published):
         assert node.get("additionalProperties") is not False

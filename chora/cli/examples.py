@@ -25,7 +25,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "jobs": ("chora jobs", "chora jobs job-20260301T101530-7f3a --cancel"),
     "ls": ("chora ls", "chora ls content", "chora ls collections --json"),
     "gc": ("chora gc --dry-run", "chora gc"),
-    "schema": ("chora schema content > content.schema.json",),
+    "schema": ("chora schema content > content.schema.json", "chora schema content --skeleton template_fill"),
     "token": ("chora token new ci --scope write", "chora token list", "chora token revoke ci"),
     "config": ("chora config", "chora config --json"),
     "migrate": ("chora migrate --to filesystem",),

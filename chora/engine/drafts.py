@@ -45,6 +45,7 @@ from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.nesting import DEPTH_LIMIT, is_too_deep
+from chora.skeletons import GENERATORS, skeleton
 from chora.sources.source import SERVER_ERRORS
 from chora.store import Draft, Version
 from chora.timestamps import now
@@ -454,13 +455,15 @@ async def _parse_draft(engine: Engine, kind: Kind, document: dict[str, Any], whe
         parsed = _parse_with_generator(engine, kind, document, where)
     except ValidationFailed as error:
         first: dict[str, Any] = error.details["schema_errors"][0]
+        begin = f"details.skeleton is the smallest config that fits; schema://{kind} describes every field."
         raise ValidationError(
             error.message,
-            error.hint,
+            f"{error.hint} {begin}" if error.hint else begin,
             config_type=kind,
             field=first.get("path"),
             issue=first.get("message"),
             **error.details,
+            skeleton=_skeleton_for(kind, document),
         ) from error
     match parsed.config:
         case ContentConfig() as config:
@@ -474,6 +477,15 @@ async def _parse_draft(engine: Engine, kind: Kind, document: dict[str, Any], whe
         for finding in findings
     ]
     return parsed._replace(warnings=[*parsed.warnings, *remarks])
+
+
+def _skeleton_for(kind: Kind, document: dict[str, Any]) -> dict[str, Any]:
+    """The skeleton of a kind, with the generator that a document names, if there is one for it."""
+    try:
+        named: object = document["generation"]["patterns"][0]["type"]
+    except (LookupError, TypeError):
+        named = None
+    return skeleton(kind, named) if isinstance(named, str) and named in GENERATORS else skeleton(kind)
 
 
 def _parse_with_generator(

@@ -128,10 +128,7 @@ def _describe_tools(context: ResourceContext) -> dict[str, Any]:
                 "output_fields": _output_fields(tool.output_schema),
                 "examples": [TOOL_EXAMPLES[tool.name]] if tool.name in TOOL_EXAMPLES else [],
                 "common_errors": [{"code": each.code} for each in failures],
-                "performance": {
-                    "typical_ms": _mean_milliseconds(context.metrics, tool.name),
-                    "timeout_ms": round(context.engine.settings.jobs.call_budget * 1000),
-                },
+                "performance": {"typical_ms": _mean_milliseconds(context.metrics, tool.name)},
             }
         )
     return {
@@ -140,6 +137,7 @@ def _describe_tools(context: ResourceContext) -> dict[str, Any]:
             "total_count": len(context.tools),
             "version": __version__,
             # Once for all tools: beside each they would be a tenth of it all.
+            "timeout_ms": round(context.engine.settings.jobs.call_budget * 1000),
             "errors": {each.code: _error_summary(each) for each in (InvalidInput, *_FAILURES.values())},
         },
     }

@@ -16,7 +16,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from chora import __main__, __version__
+from chora import __main__, __version__, skeletons
 from chora.cli import COMMANDS, main, program
 from chora.cli.run import hint_for_people, parse_context, report_errors
 from chora.errors import InvalidInput
@@ -209,6 +209,16 @@ async def test_call_reaches_a_server(hello: Project, serve: Serve):
     assert json.loads(good.stdout)["transport"] == "http"
     assert bad.returncode == 3, "as here"
     assert json.loads(bad.stdout)["error"]["code"] == "config_not_found"
+
+
+def test_schema_prints_a_skeleton(run: Run, hello: Project):
+    """The smallest config of a kind, for any generator; it can be saved and used as it is."""
+    for generator in skeletons.GENERATORS:
+        assert loads(run("schema", "content", "--skeleton", generator)) == skeletons.skeleton("content", generator)
+    assert loads(run("schema", "artifact", "--skeleton")) == skeletons.skeleton("artifact")
+    hello.write("configs/content/my-content.json", run("schema", "content", "--skeleton").stdout)
+    assert run("generate", "my-content").stdout == "# Hello, World!\n"
+    assert "Name one of jinja2" in run("schema", "content", "--skeleton", "magic", code=2).output
 
 
 @pytest.mark.parametrize("kind", ["content", "artifact", "collection"])

@@ -11,6 +11,8 @@ import pytest
 
 from chora.engine.drafts import PREVIEW_LIMIT
 from chora.engine.engine import Engine
+from chora.generators import GENERATORS as BUILT_IN
+from chora.skeletons import GENERATORS, skeleton
 from chora.store import SqliteStore
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 from tests.tools.answers import CONTEXTS, NO_CONTEXTS, NO_IDS, STAMP, FailingStore, taken
@@ -99,6 +101,51 @@ async def test_drafting_fails_with_the_codes_of_the_reference(ask: Asking, engin
     full = await ask.refused("draft_config", "draft_creation_failed", config_type="content", config_data=good)
     assert full["details"]["reason"] == "The database failed: full."
     engine.store.close()
+
+
+SKELETONS = [*(skeleton("content", generator) for generator in GENERATORS), *map(skeleton, ("artifact", "collection"))]
+
+
+@requirement("tools.draft-config.skeleton")
+@pytest.mark.parametrize("document", SKELETONS, ids=lambda document: f"{document['type']}-{document['id']}")
+async def test_every_skeleton_is_drafted_saved_and_valid_as_it_is(ask: Asking, document: dict[str, Any]):
+    """Without any remark, once what it is composed of is there."""
+    below = [] if document["type"] == "content" else [skeleton("content"), skeleton("artifact")]
+    for each in [*(each for each in below if each["type"] != document["type"]), document]:
+        drafted = await ask("draft_config", config_type=each["type"], config_data=each)
+        assert drafted["validation_issues"] == []
+        await ask("save_config", draft_id=drafted["draft_id"], config_id=each["id"])
+    found = await ask("validate_content", content_or_config_id=document["id"])
+    assert [issue for issue in found["issues"] if issue["code"] != "not_generated"] == []
+
+
+def test_there_is_a_skeleton_for_each_built_in_generator():
+    """And each is small enough to stand in an error."""
+    assert sorted(GENERATORS) == sorted(generator.NAME for generator in BUILT_IN)
+    for document in SKELETONS:
+        assert len(msgspec.json.encode(document)) <= 1024
+
+
+@requirement("tools.draft-config.skeleton")
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        ("content", {}, skeleton("content")),
+        ("content", {"generation": {"patterns": [{"type": "bdd_scenario"}]}}, skeleton("content", "bdd_scenario")),
+        ("content", {"generation": {"patterns": [{"type": "magic"}]}}, skeleton("content")),
+        ("content", {"generation": {"patterns": [{"type": []}]}}, skeleton("content")),
+        ("content", {"generation": []}, skeleton("content")),
+        ("artifact", {}, skeleton("artifact")),
+        ("collection", {"generation": {"patterns": [{"type": "jinja2"}]}}, skeleton("collection")),
+    ],
+)
+async def test_a_refused_draft_comes_with_a_skeleton(ask: Asking, kind: str, data: Any, expected: dict[str, Any]):
+    """Of its kind, and of the generator that it names; the hint says so and where every field is described."""
+    refused = await ask.refused("draft_config", "validation_error", config_type=kind, config_data=data)
+    assert refused["details"]["skeleton"] == expected
+    assert (
+        f"details.skeleton is the smallest config that fits; schema://{kind} describes every field." in refused["hint"]
+    )
 
 
 # -- test_config ------------------------------------------------------------------------------------------------
