@@ -97,6 +97,7 @@ class Engine:
         self.supervisor = supervisor or Supervisor()
         self.jobs = Jobs(store, settings.jobs, self.supervisor)
         self.budgets = Budgets(store, llm.Anthropic(settings.llm), settings.llm)
+        self._unrepeatable = retrieval.UnrepeatableTexts(store)
         self.changes = ResourceChanges()
         self.write_locks = NamedLocks()
         """Held by path from reading a file to having written it, so that two calls can't pass each other's check."""
@@ -117,7 +118,9 @@ class Engine:
         )
 
     def digest_stored_texts(self, content_id: str, strategy: str) -> str:
-        """A hash of which versions a retrieval strategy selects."""
+        """A hash of which versions a retrieval strategy selects, or which one can't be made again."""
+        if strategy in retrieval.UNREPEATABLE:
+            return self._unrepeatable.find_id(content_id, strategy)
         try:
             return digest_of(retrieval.find_version_ids(self.store, content_id, strategy))
         except ChoraError as error:

@@ -7,6 +7,8 @@ An input is named by its project-relative path, or by a prefix and a name:
     git:…                   a file as a commit has it
     generator:NAME          the version of a generator
     stored:CONTENT:STRATEGY the stored texts that a retrieval strategy selects
+
+An input that was read for a source, and not by the text itself, is known with the contents through which it came.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from chora.catalog import CONFIG_SEARCH
@@ -23,12 +26,14 @@ from chora.generators.templates import ALL_TEMPLATES
 GIT = "git:"
 STORED = "stored:"
 GENERATOR = "generator:"
+THROUGH = " > "
+"""Between the contents through which an input came."""
 
 
 class InputRecorder:
     """Records what one part of a build reads, by digest, before it is read."""
 
-    __slots__ = ("_digest", "_root", "inputs", "reproducible")
+    __slots__ = ("_digest", "_root", "inputs", "reproducible", "through")
 
     def __init__(self, digest: Callable[[str], str], root: Path) -> None:
         self._digest = digest
@@ -37,20 +42,39 @@ class InputRecorder:
         """Digests by input."""
         self.reproducible = True
         """False once something was left out for a reason that may pass by itself; no trace is kept then."""
+        self.through: dict[str, str] = {}
+        """For what only sources read, the contents that did so: the source, then its source, and so on."""
 
     def record(self, name: str) -> None:
         """Record an input by its name; an absolute path is made project-relative."""
         if os.path.isabs(name):  # noqa: PTH117 (names with a prefix aren't paths)
             name = os.path.relpath(name, self._root)
+        self.through.pop(name, None)
         if name not in self.inputs:
             self.inputs[name] = self._digest(name)
 
     def record_digest(self, name: str, digest: str) -> None:
         """Record an input whose digest is known already."""
+        self.through.pop(name, None)
         self.inputs[name] = digest
 
-    def record_all(self, inputs: Mapping[str, str]) -> None:
-        """Record what a part of this part read."""
+    def record_all(
+        self, inputs: Mapping[str, str], through: Mapping[str, str] = MappingProxyType({}), source: str = ""
+    ) -> None:
+        """Record what a part of this part read.
+
+        Args:
+            inputs: what it read.
+            through: the contents through which some of it came.
+            source: the content that is the part, if it is a source.
+        """
+        if source or through or self.through:
+            for name in inputs:
+                chain = THROUGH.join(each for each in (source, through.get(name, "")) if each)
+                if not chain:
+                    self.through.pop(name, None)
+                elif name not in self.inputs:
+                    self.through[name] = chain
         self.inputs.update(inputs)
 
 
@@ -60,10 +84,17 @@ class InputChange(NamedTuple):
     name: str
     before: str
     now: str
+    through: str = ""
+    """The contents through which it was read, if it was for a source."""
 
     @property
     def reason(self) -> str:
         """The change in a few words."""
+        contents = self.through.split(THROUGH) if self.through else []
+        return "".join(f"its source {content} changes, because " for content in contents) + self._own_reason
+
+    @property
+    def _own_reason(self) -> str:
         name = self.name
         if name.startswith(CONFIG_SEARCH):
             return f"the set of {name.removeprefix(CONFIG_SEARCH)} configs has changed"
@@ -122,8 +153,10 @@ class DigestSnapshot:
         for name in self._known_stored.pop(content_id, ()):
             self._known.pop(name, None)
 
-    async def find_changes(self, inputs: Mapping[str, str], *, first: bool = False) -> list[InputChange]:
-        """The inputs whose digests are others now; with `first` only the first one found."""
+    async def find_changes(
+        self, inputs: Mapping[str, str], through: Mapping[str, str] = MappingProxyType({}), *, first: bool = False
+    ) -> list[InputChange]:
+        """The inputs whose digests are others now, with what they were read through; with `first` only the first."""
         changes: list[InputChange] = []
         known = self._known
         for name, before in inputs.items():
@@ -136,7 +169,7 @@ class DigestSnapshot:
                     current = self._digest_file(name)
                 known[name] = current
             if current != before:
-                changes.append(InputChange(name, before, current))
+                changes.append(InputChange(name, before, current, through.get(name, "")))
                 if first:
                     break
         return changes

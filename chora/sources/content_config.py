@@ -1,4 +1,7 @@
-"""Another content: its config as data, or, with the selector `output`, the text it generates."""
+"""Another content: its config as data, or, with the selector `output`, the text it generates.
+
+That is data if the content's output format is JSON or YAML.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import SERVER_ERRORS, SourceAccess, SourceFailed
+from chora.sources.data_files import parse_content_text
+from chora.sources.source import PASSED_ON, SourceAccess, SourceFailed
 
 TYPE = "content_config"
 
@@ -23,9 +27,9 @@ async def fetch(source: Source, access: SourceAccess) -> Any:
     try:
         found = access.config("content", source.locator)
         if source.selector == OUTPUT:
-            return await access.generate(found)
+            return await parse_content_text(await access.generate(found), found, source, access)
         return found.parsed.raw
-    except SERVER_ERRORS:
+    except PASSED_ON:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None

@@ -1,10 +1,12 @@
-"""The text of a file as data, by its extension; what several sources do with what they read."""
+"""The text of a file or of a content as data, by its extension or output format; what several sources do."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from chora.catalog import FoundConfig
 from chora.errors import InvalidContext, LimitExceeded
+from chora.model import Source
 from chora.nesting import has_too_many_values
 from chora.render import ParseJob, RenderFailed
 from chora.render.parsing import NotData, language_of, parse_file
@@ -13,6 +15,9 @@ from chora.sources.source import SourceAccess, SourceFailed
 INLINE_LENGTH = 8 * 1024
 INLINE_VALUES = 10_000
 """Files up to this length, and JSON with up to so many values, are parsed in this process; others in a worker."""
+
+WHOLE = ("", "whole_content", "output")
+"""Selectors that take all of a text."""
 
 
 async def parse_text(path: str, text: str, access: SourceAccess, delimiter: str = "") -> Any:
@@ -39,3 +44,27 @@ async def parse_text(path: str, text: str, access: SourceAccess, delimiter: str 
     if parsed.warning:
         access.warn(parsed.warning)
     return parsed.value
+
+
+async def parse_content_text(text: str, found: FoundConfig | None, source: Source, access: SourceAccess) -> Any:
+    """The data of a content's text, if its config says that it is JSON or YAML; else, and for a part of it, the text.
+
+    By the rules of chora-compose it is text, but for a JSONPath into YAML, which had failed.
+
+    Raises:
+        SourceFailed: it isn't of that format, or holds too much.
+    """
+    language = found.parsed.config.metadata.output_format if found else None
+    is_path = source.selector.startswith("$")
+    if language not in ("json", "yaml") or (source.selector not in WHOLE and not is_path):
+        return text
+    if access.rules == "chora-compose" and not (is_path and language == "yaml"):
+        return text
+    assert found is not None
+    content_id = found.parsed.config.id
+    name = f"{content_id}.{language}"
+    try:
+        return await parse_text(name, text, access)
+    except SourceFailed as failed:
+        problem = str(failed).replace(name, "it", 1)
+        raise SourceFailed(f"the text of {content_id} can't be read as {language.upper()}: {problem}") from None

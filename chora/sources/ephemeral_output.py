@@ -1,36 +1,98 @@
-"""Texts that were stored earlier: `content-id` for the latest, or `content-id:strategy`.
+"""The text of another content: `content-id` for the one it has now, or `content-id:strategy` for stored ones.
 
-The strategies are `latest`, `all` (a list, oldest first), `version:X.Y.Z` of the config, `timestamp:PREFIX` and
-`approved_only`.
+Without a strategy, or with `latest`, it is the text that the content's config makes now: it is made first if nothing is
+stored or the stored text would change. Two texts can't be made so, and are read as they are stored: a record, that is
+one for which a caller gave a context, and the latest one of a content that can't be made without an artifact's or a
+collection's context. By the rules of chora-compose it is always the latest stored text, with a warning if that would
+change. A content without a config has only what is stored.
+
+The other strategies are about history: `all` (a list, oldest first), `version:X.Y.Z` of the config, `timestamp:PREFIX`
+and `approved_only`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from chora.errors import ChoraError
+from chora.catalog import FoundConfig
+from chora.errors import ChoraError, ConfigNotFound, GenerationFailed, InvalidConfigId
 from chora.model import Source
-from chora.sources.source import SERVER_ERRORS, SourceAccess, SourceFailed
+from chora.sources.data_files import parse_content_text
+from chora.sources.source import PASSED_ON, SERVER_ERRORS, SourceAccess, SourceFailed
 
 TYPE = "ephemeral_output"
 
+LATEST = "latest"
+LACKS_CONTEXT = ("MissingVariable", "UndefinedError", "WrongType")
+"""Failures of a content that is made for the context of others."""
+
 
 async def fetch(source: Source, access: SourceAccess) -> Any:
-    """The stored text, or for `all` a list of texts.
+    """The text, or for `all` a list of texts; as data if the content's output format is JSON or YAML.
 
     Raises:
-        SourceFailed: nothing of the kind is stored, or it names no content or no strategy.
+        SourceFailed: nothing of the kind is stored, it names no content or no strategy, the text can't be made, or it
+            isn't of its format.
     """
     content_id, _, strategy = source.locator.partition(":")
-    strategy = strategy or "latest"
+    strategy = strategy or LATEST
     if not content_id:
         raise SourceFailed("it names no content; write content-id or content-id:strategy")
     try:
-        texts = access.stored(content_id, strategy)
-    except SERVER_ERRORS:
+        found = _find_config(content_id, access)
+        if strategy == LATEST and found is not None:
+            if access.rules == "chora-compose":
+                texts = await _take_stored(found, access)
+            else:
+                texts = [await _make_current(found, access)]
+        else:
+            texts = access.stored(content_id, strategy)
+    except PASSED_ON:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None
     if not texts:
         raise SourceFailed(f"nothing is stored of {content_id} that is {strategy}")
-    return texts if strategy == "all" else texts[-1]
+    values = [await parse_content_text(text, found, source, access) for text in texts]
+    return values if strategy == "all" else values[-1]
+
+
+def _find_config(content_id: str, access: SourceAccess) -> FoundConfig | None:
+    """The content's config, if there is one."""
+    try:
+        return access.catalog.find_config("content", content_id, access.on_read)
+    except (ConfigNotFound, InvalidConfigId):
+        return None
+    except SERVER_ERRORS:
+        raise
+    except ChoraError:
+        if access.rules == "chora-compose":  # it took no notice of the config
+            return None
+        raise
+
+
+async def _make_current(found: FoundConfig, access: SourceAccess) -> str:
+    """The text that a content has now."""
+    content_id = found.parsed.config.id
+    if (record := access.unrepeatable(content_id, "record")) is not None:
+        return record
+    try:
+        return await access.generate(found)
+    except GenerationFailed as error:
+        if error.details.get("error_type") not in LACKS_CONTEXT or error.details.get("content_config_id") != content_id:
+            raise
+        if (stored := access.unrepeatable(content_id, "build")) is None:
+            raise
+        needs = "the context of an artifact or a collection"
+        access.warn(f"{content_id} can't be made without {needs}, so its latest stored text was taken")
+        return stored
+
+
+async def _take_stored(found: FoundConfig, access: SourceAccess) -> list[str]:
+    """The latest stored text, with a warning if the content would change."""
+    content_id = found.parsed.config.id
+    texts = access.stored(content_id, LATEST)
+    if texts and (reasons := await access.explain(found)):
+        remedy = 'generate it first, or write rules = "chora" under [configs] of chora.toml to have that done'
+        access.warn(f"the stored text of {content_id} is out of date, because {reasons[0]}; {remedy}")
+    return texts

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from chora.catalog import Catalog, FoundConfig
 from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
+from chora.llm import ModelNotAsked
 from chora.model import Kind
 from chora.render.pool import RenderPool
 from chora.settings import Rules
 
 SERVER_ERRORS = (Busy, StorageError, StorageFailed)
 """Failures of the server, not of a source: they end the call and never count as a missing value."""
+PASSED_ON = (*SERVER_ERRORS, ModelNotAsked)
+"""What a source passes on: those, and that a text behind it can't be known without asking a language model."""
 
 
 class SourceFailed(Exception):
     """A source has no value; the message says why. The engine decides whether that matters."""
+
+
+async def _explain_nothing(found: FoundConfig) -> list[str]:
+    return []
 
 
 class SourceAccess(NamedTuple):
@@ -39,6 +46,11 @@ class SourceAccess(NamedTuple):
     """What a config means where the two differ."""
     warn: Callable[[str], None] = lambda warning: None
     """Called with what the author of a source should know."""
+    unrepeatable: Callable[[str, Literal["record", "build"]], str | None] = lambda content_id, kind: None
+    """The latest text of a content, if its config alone can't make it again: a caller gave a context for it, or a build
+    made it for its own context."""
+    explain: Callable[[FoundConfig], Awaitable[list[str]]] = _explain_nothing
+    """Why the latest stored text of a content would change; empty if it wouldn't, or nobody knows."""
 
     def read_text(self, path: str) -> str:
         """A file of the project; raises what `Folder.read_text` raises."""

@@ -16,7 +16,7 @@ from chora.engine.building.content import BuiltContent, build_content, gather_co
 from chora.engine.building.gather import GenerationInputs
 from chora.engine.engine import Engine
 from chora.engine.merging import count_changes
-from chora.errors import Forbidden, without_folders
+from chora.errors import Forbidden, GenerationFailed, without_folders
 from chora.generators.generator import GeneratedText
 from chora.hashing import sha256
 from chora.llm import ModelNotAsked
@@ -163,7 +163,16 @@ async def preview_generation(engine: Engine, arguments: PreviewGeneration, call:
         check_may_spend(engine, call.principal)
     context = parse_context(arguments.context)
     parsed = engine.catalog.find_config("content", arguments.content_config_id).parsed
-    inputs = await gather_content(Build(engine, dry=True, spend=bool(arguments.spend)), parsed, CallerContext(context))
+    build = Build(engine, dry=True, spend=bool(arguments.spend))
+    try:
+        inputs = await gather_content(build, parsed, CallerContext(context))
+    except ModelNotAsked as error:  # of a source: there is no prompt of this content yet
+        raise GenerationFailed(
+            f"{parsed.config.id} takes a text that isn't there yet: {error.message}",
+            error.hint,
+            content_config_id=parsed.config.id,
+            error_type="ModelNotAsked",
+        ) from None
     cost = None
     try:
         made = await inputs.generate_text()

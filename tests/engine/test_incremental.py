@@ -78,8 +78,9 @@ class Workshop(Project):
     def no_shadow(self, letter: str) -> None:
         (self.root / f"templates/{letter}.j2").unlink(missing_ok=True)
 
-    def text_of(self, letter: str, other: str) -> None:
-        more = {"id": "other", "source_type": "content_config", "source_locator": other, "data_selector": "output"}
+    def text_of(self, letter: str, other: str, kind: str = "content_config") -> None:
+        selector = {"data_selector": "output"} if kind == "content_config" else {}
+        more = {"id": "other", "source_type": kind, "source_locator": other, **selector}
         self.content(letter, [more] if other > letter else [])
 
     def artifact(self, name: str, children: list[str], strategy: str = "concat") -> None:
@@ -148,7 +149,7 @@ changes = st.one_of(
     change("template", letters, words, st.sampled_from(["", *LETTERS])),
     change("shadow", letters, words),
     change("no_shadow", letters),
-    change("text_of", letters, letters),
+    change("text_of", letters, letters, st.sampled_from(["content_config", "ephemeral_output"])),
     change(
         "artifact",
         names,
@@ -220,6 +221,12 @@ async def run_steps(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> Non
 @example([("move", ("a",)), ("rival", ("a", "one")), ("no_rival", ("a",)), ("move", ("a",))])
 @example([("text_of", ("a", "b")), ("data", ("b", "two")), ("template", ("b", "three", "c")), ("data", ("c", "one"))])
 @example([("artifact", ("x", ["a"], "concat")), ("text_of", ("a", "b")), ("data", ("b", "two"))])
+@example(
+    [("text_of", ("b", "c", "ephemeral_output")), ("data", ("c", "two")), ("reopen", ()), ("shared_data", ("one",))]
+)
+@example(
+    [("text_of", ("b", "c", "ephemeral_output")), ("text_of", ("a", "b", "ephemeral_output")), ("data", ("c", ""))]
+)
 @example([("artifact_rival", ("one",)), ("artifact_rival", ("",))])
 @example([("shadow", ("b", "one")), ("reopen", ()), ("no_shadow", ("b",)), ("remove_outputs", ())])
 @example([("no_data", ("a",)), ("data", ("a", "one")), ("no_data", ("a",)), ("no_data", ("b",))])

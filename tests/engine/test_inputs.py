@@ -102,7 +102,7 @@ async def test_every_kind_of_input_has_a_reason(project: Project, engine: Engine
         {"id": "day", "source_type": "external_file", "source_locator": "data/day.json"},
         {"id": "gone", "source_type": "external_file", "source_locator": "data/gone.json"},
         {"id": "doc", "source_type": "git_reference", "source_locator": "HEAD:doc.md"},
-        {"id": "old", "source_type": "ephemeral_output", "source_locator": "other:latest"},
+        {"id": "old", "source_type": "ephemeral_output", "source_locator": "other:all"},
         {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"},
     ]
     pattern = {"type": "jinja2", "template": "page.j2", "generation_config": {"context": {"what": "part.j2"}}}

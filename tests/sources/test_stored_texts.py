@@ -28,7 +28,7 @@ def unavailable(*given: Any) -> Any:
 async def access(engine: Engine) -> SourceAccess:
     """What sources may use in this project."""
     recorder = Build(engine).new_recorder()
-    return source_access(engine, recorder, unavailable)
+    return source_access(engine, recorder, unavailable, unavailable)
 
 
 async def store(engine: Engine, content_id: str, *bodies: str, approved: bool = False) -> None:

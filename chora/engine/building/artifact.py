@@ -55,6 +55,8 @@ class ArtifactTrace(Struct, frozen=True):
     fingerprint: str
     key_parts: dict[str, str] = {}
     """What the key was made of, to name what differs in another one."""
+    through: dict[str, str] = {}
+    """The contents through which inputs came that sources of its children read."""
 
 
 class BuiltArtifact(NamedTuple):
@@ -363,6 +365,7 @@ async def _write_texts(
         built.generated_at,
         fingerprint,
         parts,
+        recorder.through,
     )
     keep_trace(build, key, recorder, result)
     return built

@@ -13,10 +13,12 @@ from msgspec import Struct
 from chora.catalog import FoundConfig
 from chora.config_parsing import ParsedConfig
 from chora.engine.building.build import Build, CallerContext
-from chora.engine.building.gather import GenerationInputs, gather_inputs, generator_name
+from chora.engine.building.gather import GenerationInputs, StoredTextOutlook, gather_inputs, generator_name
 from chora.engine.building.recall import confirm_inputs, keep_trace, recall_trace, recall_version
 from chora.engine.building.source_texts import SourceText
 from chora.engine.engine import Engine
+from chora.engine.inputs import InputRecorder
+from chora.engine.retrieval import describe_making, find_record
 from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, StorageError, StorageFailed
 from chora.generators.generator import GeneratedText
@@ -35,6 +37,8 @@ class ContentTrace(Struct, frozen=True):
     variables: list[str]
     warnings: list[str]
     depth: int
+    through: dict[str, str] = {}
+    """The contents through which inputs came that sources read."""
 
 
 class BuiltContent(NamedTuple):
@@ -49,6 +53,8 @@ class BuiltContent(NamedTuple):
     """Whether the text would come out the same as long as the inputs do."""
     depth: int
     """The length of the longest chain of contents behind it, itself included."""
+    through: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    """The contents through which inputs came that sources read."""
 
 
 async def build_content(
@@ -58,6 +64,7 @@ async def build_content(
     *,
     reason: str | None = None,
     dependents: tuple[str, ...] = (),
+    recorder: InputRecorder | None = None,
 ) -> BuiltContent:
     """The text of a content config for a context: from the store if nothing that it is made from has changed.
 
@@ -67,6 +74,7 @@ async def build_content(
         caller: the caller's context.
         reason: why it is generated, kept with the version.
         dependents: the contents that need this one as a source, outermost first.
+        recorder: records what is read, also if the text can't be generated.
 
     Raises:
         GenerationFailed, GeneratorNotFound, LimitExceeded, Busy: the text can't be generated.
@@ -80,7 +88,7 @@ async def build_content(
         return recalled
     phases: dict[str, int] = {}
     try:
-        inputs = await gather_content(build, parsed, caller, dependents)
+        inputs = await gather_content(build, parsed, caller, dependents, recorder)
         phases["gather_ms"] = _milliseconds_since(started)
         async with build.engine.write_locks(f"text:{inputs.fingerprint}"):  # the same text is generated once at a time
             version, status = await _recall_or_generate(build, config, inputs, reason, phases)
@@ -88,7 +96,7 @@ async def build_content(
         _emit_event(build.engine, config.id, generator_name(config), started, error, phases)
         raise
     warnings = [*inputs.warnings, *version.metadata.get("warnings", [])]
-    result = ContentTrace(version.version_id, inputs.variables, warnings, inputs.depth)
+    result = ContentTrace(version.version_id, inputs.variables, warnings, inputs.depth, inputs.recorder.through)
     confirm_inputs(build, inputs.recorder)
     keep_trace(build, _trace_key(build, parsed, caller), inputs.recorder, result)
     if status != "skipped":
@@ -98,7 +106,14 @@ async def build_content(
     _emit_event(build.engine, config.id, version.generator, started, None, phases, cache_hit=cache_hit)
     recorder = inputs.recorder
     return BuiltContent(
-        version, status, inputs.variables, warnings, recorder.inputs, recorder.reproducible, inputs.depth
+        version,
+        status,
+        inputs.variables,
+        warnings,
+        recorder.inputs,
+        recorder.reproducible,
+        inputs.depth,
+        recorder.through,
     )
 
 
@@ -111,11 +126,17 @@ async def recall_content(build: Build, parsed: ParsedConfig, caller: CallerConte
     version = build.engine.store.version(parsed.config.id, result.version)
     if version is None or version.deleted:
         return None
-    return BuiltContent(version, "skipped", result.variables, result.warnings, known.inputs, True, result.depth)
+    return BuiltContent(
+        version, "skipped", result.variables, result.warnings, known.inputs, True, result.depth, result.through
+    )
 
 
 async def gather_content(
-    build: Build, parsed: ParsedConfig, caller: CallerContext, dependents: tuple[str, ...] = ()
+    build: Build,
+    parsed: ParsedConfig,
+    caller: CallerContext,
+    dependents: tuple[str, ...] = (),
+    recorder: InputRecorder | None = None,
 ) -> GenerationInputs:
     """Everything that the text of a content config is made from, with its fingerprint.
 
@@ -124,7 +145,7 @@ async def gather_content(
     Raises:
         as `build_content`.
     """
-    recorder = build.new_recorder()
+    recorder = recorder or build.new_recorder()
     recorder.record(parsed.origin)
     if not build.dry:  # read again, now that its digest is recorded: a change in between must show
         parsed = build.engine.catalog.open_config("content", parsed.origin).parsed
@@ -136,7 +157,22 @@ async def gather_content(
         generate = partial(_generate_source_text, build, other, chain)
         return await build.source_texts.get_text(other, chain, generate, force=build.force)
 
-    return await gather_inputs(build, config, caller, recorder, generate_source)
+    return await gather_inputs(build, config, caller, recorder, generate_source, partial(explain_content, build))
+
+
+async def explain_content(build: Build, found: FoundConfig) -> StoredTextOutlook:
+    """Whether the latest text of a content still is what its config gives; a record never is anything else."""
+    store, config = build.engine.store, found.parsed.config
+    known = build.engine.traces.find_trace(_trace_key(build, found.parsed, CallerContext({})), ContentTrace)
+    newest = store.content_state(config.id).newest
+    if known is None or newest is None or find_record(store, config.id) is not None:
+        return StoredTextOutlook([], {}, {})
+    changes = await build.snapshot.find_changes(known.inputs, known.result.through)
+    reasons = [change.reason for change in changes]
+    if not changes and newest.version_id != known.result.version:
+        reasons.append("its config has changed back")
+    now_read = {**known.inputs, **{change.name: change.now for change in changes}}
+    return StoredTextOutlook(reasons, now_read, known.result.through)
 
 
 def is_approved(config: ContentConfig) -> bool:
@@ -156,12 +192,16 @@ def _trace_key(build: Build, parsed: ParsedConfig, caller: CallerContext) -> Tra
 
 async def _generate_source_text(build: Build, other: FoundConfig, chain: tuple[str, ...]) -> SourceText:
     """The text of a content for others that need it, outermost first."""
-    if build.dry:
-        inputs = await gather_content(build, other.parsed, CallerContext({}), chain)
-        text = await inputs.generate_text()
-        return SourceText(text.text, inputs.recorder.inputs, inputs.recorder.reproducible, inputs.depth)
-    built = await build_content(build, other.parsed, CallerContext({}), dependents=chain)
-    return SourceText(built.version.body, built.inputs, built.reproducible, built.depth)
+    recorder = build.new_recorder()
+    try:
+        if build.dry:
+            inputs = await gather_content(build, other.parsed, CallerContext({}), chain, recorder)
+            text = (await inputs.generate_text()).text
+            return SourceText(text, recorder.inputs, recorder.reproducible, inputs.depth, recorder.through)
+        built = await build_content(build, other.parsed, CallerContext({}), dependents=chain, recorder=recorder)
+    except ChoraError as error:
+        return SourceText("", recorder.inputs, recorder.reproducible, 1, recorder.through, error)
+    return SourceText(built.version.body, built.inputs, built.reproducible, built.depth, built.through)
 
 
 async def _recall_or_generate(
@@ -206,6 +246,7 @@ async def _store_version(
                     "template": text.template,
                     "warnings": list(text.warnings),
                     "previous": previous.version_id if previous else None,
+                    **describe_making(inputs.made_with, previous),
                     **({"reason": reason} if reason else {}),
                     **({"usage": text.usage} if text.usage else {}),
                 },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ from chora.engine.building.fingerprint import content_fingerprint
 from chora.engine.building.source_texts import SourceText
 from chora.engine.engine import Engine
 from chora.engine.inputs import GENERATOR, STORED, InputRecorder
+from chora.engine.retrieval import MadeWith
 from chora.errors import GenerationFailed, GeneratorNotFound
 from chora.generators import demonstration
 from chora.generators.generator import GeneratedText, GenerationJob
@@ -38,6 +39,8 @@ class GenerationInputs(NamedTuple):
     recorder: InputRecorder
     depth: int
     """The length of the longest chain of contents behind it, itself included."""
+    made_with: MadeWith
+    """What the text is made with."""
 
     @property
     def variables(self) -> list[str]:
@@ -52,12 +55,24 @@ class GenerationInputs(NamedTuple):
         return text
 
 
+class StoredTextOutlook(NamedTuple):
+    """What would become of the latest stored text of a content."""
+
+    reasons: list[str]
+    """Why it would change."""
+    inputs: Mapping[str, str]
+    """What it is made from, as it is now."""
+    through: Mapping[str, str]
+    """The contents through which some of that comes."""
+
+
 async def gather_inputs(
     build: Build,
     config: ContentConfig,
     caller: CallerContext,
     recorder: InputRecorder,
     generate_source: Callable[[FoundConfig], Awaitable[SourceText]],
+    explain_source: Callable[[FoundConfig], Awaitable[StoredTextOutlook]],
 ) -> GenerationInputs:
     """Gather what the text of a content is made from, and take its fingerprint.
 
@@ -67,6 +82,7 @@ async def gather_inputs(
         caller: the caller's context.
         recorder: records what is read.
         generate_source: gives the text of a content that this one takes as a source.
+        explain_source: says what would become of its latest stored text.
 
     Raises:
         GenerationFailed: it names no generator, a required source has no value, or the generator lacks something.
@@ -79,13 +95,15 @@ async def gather_inputs(
     async def generate_and_record(other: FoundConfig) -> str:
         nonlocal depth
         text = await generate_source(other)
-        recorder.record_all(text.inputs)
+        recorder.record_all(text.inputs, text.through, other.parsed.config.id)
         recorder.reproducible = recorder.reproducible and text.reproducible
+        if text.error is not None:
+            raise text.error
         depth = max(depth, 1 + text.depth)
         return text.body
 
     generator = find_generator(engine, config)
-    access = source_access(engine, recorder, generate_and_record)
+    access = source_access(engine, recorder, generate_and_record, explain_source)
     gathered = await gather_context(config, generator.name, caller.context, access, caller.reserved)
     recorder.reproducible = recorder.reproducible and gathered.complete
     job = GenerationJob(
@@ -104,7 +122,14 @@ async def gather_inputs(
         _drop_unused_names(job, gathered.reserved_names)
     recorder.record(GENERATOR + generator.name)
     fingerprint = content_fingerprint(generator, job)
-    return GenerationInputs(generator, job, fingerprint, gathered.warnings, recorder, depth)
+    made_with = _made_with(caller, [name for name in gathered.reserved_names if name in job.context])
+    return GenerationInputs(generator, job, fingerprint, gathered.warnings, recorder, depth, made_with)
+
+
+def _made_with(caller: CallerContext, used_names: list[str]) -> MadeWith:
+    if not caller.context and not any(name in caller.reserved for name in used_names):
+        return "config"
+    return "build" if "artifact_id" in caller.reserved else "call"
 
 
 def generator_name(config: ContentConfig) -> str | None:
@@ -139,13 +164,33 @@ def find_generator(engine: Engine, config: ContentConfig) -> Generator:
 
 
 def source_access(
-    engine: Engine, recorder: InputRecorder, generate: Callable[[FoundConfig], Awaitable[str]]
+    engine: Engine,
+    recorder: InputRecorder,
+    generate: Callable[[FoundConfig], Awaitable[str]],
+    explain: Callable[[FoundConfig], Awaitable[StoredTextOutlook]],
 ) -> SourceAccess:
-    """What sources may use; everything they read is recorded."""
+    """What sources may use; everything they read is recorded.
+
+    Args:
+        engine: the project.
+        recorder: records it.
+        generate: gives the text of a content.
+        explain: says what would become of the latest stored text of one.
+    """
 
     def find_stored_texts(content_id: str, strategy: str) -> list[str]:
         recorder.record_digest(f"{STORED}{content_id}:{strategy}", engine.digest_stored_texts(content_id, strategy))
         return [version.body for version in retrieval.find_versions(engine.store, content_id, strategy)]
+
+    def find_unrepeatable_text(content_id: str, kind: str) -> str | None:
+        recorder.record_digest(f"{STORED}{content_id}:{kind}", engine.digest_stored_texts(content_id, kind))
+        version = retrieval.UNREPEATABLE[kind](engine.store, content_id)
+        return version.body if version else None
+
+    async def explain_and_record(other: FoundConfig) -> list[str]:
+        outlook = await explain(other)
+        recorder.record_all(outlook.inputs, outlook.through, other.parsed.config.id)
+        return outlook.reasons
 
     return SourceAccess(
         engine.folder,
@@ -156,6 +201,8 @@ def source_access(
         recorder.record,
         recorder.record_digest,
         engine.settings.configs.rules,
+        unrepeatable=find_unrepeatable_text,
+        explain=explain_and_record,
     )
 
 

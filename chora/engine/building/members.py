@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from chora.catalog import FoundConfig
 from chora.config_parsing import ParsedConfig
 from chora.engine.building.artifact import Locate, PlannedOutput, build_artifact, explain_stale_artifact, plan_artifact
 from chora.engine.building.build import Build, CallerContext
-from chora.engine.building.content import build_content, gather_content
+from chora.engine.building.content import build_content, explain_content, gather_content
 from chora.engine.building.context import deep_merge, gather_shared_context
 from chora.engine.building.gather import source_access
 from chora.engine.building.output_names import render_output_names
@@ -415,7 +416,7 @@ def shared_source_access(build: Build, recorder: InputRecorder) -> SourceAccess:
         recorder.record_all(built.inputs)
         return built.version.body
 
-    return source_access(build.engine, recorder, generate)
+    return source_access(build.engine, recorder, generate, partial(explain_content, build))
 
 
 def _nested_result(member: Member, nested: BuiltCollection) -> BuiltMember:

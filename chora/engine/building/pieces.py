@@ -204,10 +204,10 @@ async def _build_child(
 ) -> Piece:
     if build.dry:
         inputs = await gather_content(build, parsed, caller)
-        recorder.record_all(inputs.recorder.inputs)
+        recorder.record_all(inputs.recorder.inputs, inputs.recorder.through)
         return Piece(child.id, (await inputs.generate_text()).text, True, None)
     built = await build_content(build, parsed, caller)
-    recorder.record_all(built.inputs)
+    recorder.record_all(built.inputs, built.through)
     recorder.reproducible = recorder.reproducible and built.reproducible
     warnings += [f"{child.id}: {warning}" for warning in built.warnings]
     return Piece(child.id, built.version.body, built.status != "skipped", built.version.version_id)

@@ -15,7 +15,7 @@ import msgspec
 
 from chora.engine.building.build import Build
 from chora.engine.building.key_parts import PLACE_CHANGED
-from chora.engine.inputs import InputRecorder
+from chora.engine.inputs import InputChange, InputRecorder
 from chora.engine.traces import KnownTrace, TraceKey
 from chora.store.records import Version
 from chora.store.store import Store
@@ -59,13 +59,18 @@ async def explain_stale(
     traces = build.engine.traces
     known = traces.find_trace(key, result_type)
     if known is not None:
-        return [change.reason for change in await build.snapshot.find_changes(known.inputs)]
+        return [change.reason for change in await _find_changes(build, known)]
     recent = traces.recent_traces(key.subject, result_type)
     if not recent:
         return None
     # An artifact may be a member in several places: the build that is most like this one is the earlier one.
     differences = [(name_changes(known.result), known) for known in recent]
     _, latest = min(differences, key=lambda each: (PLACE_CHANGED in each[0], len(each[0]) or math.inf))
-    changes = await build.snapshot.find_changes(latest.inputs)
+    changes = await _find_changes(build, latest)
     named = name_changes(latest.result) or ["the context, the location or a setting has changed, or chora was updated"]
     return [*named, *(change.reason for change in changes)]
+
+
+async def _find_changes(build: Build, known: KnownTrace[R]) -> list[InputChange]:
+    through: dict[str, str] = getattr(known.result, "through", {})
+    return await build.snapshot.find_changes(known.inputs, through)

@@ -6,7 +6,8 @@ circle is an error that names it; where the source is optional, the text is gene
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from chora.catalog import FoundConfig
@@ -24,13 +25,17 @@ class SourceText(NamedTuple):
     reproducible: bool
     depth: int
     """The length of the longest chain of sources behind it, itself included."""
+    through: Mapping[str, str] = MappingProxyType({})
+    """The contents through which inputs came that its own sources read."""
+    error: ChoraError | None = None
+    """Why there is no text; the inputs are then those that were read before."""
 
 
 class SourceTexts:
     """The texts that one build generated for use as sources."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bool, str], SourceText | ChoraError] = {}
+        self._known: dict[tuple[str, bool, str], SourceText] = {}
         """By the config's path, `force` and, for texts whose chain was cut short by a circle or by the limit, the
         content at which the chain began: that one decides where the cut was."""
         self._cuts = 0
@@ -82,11 +87,8 @@ class SourceTexts:
         Args:
             found: the content's config.
             chain: the contents that need it, outermost first.
-            generate: generates the text.
+            generate: generates the text; that it can't is a result.
             force: whether the text is wanted fresh.
-
-        Raises:
-            ChoraError: it can't be generated, or couldn't when it was first needed.
         """
         from_anywhere, from_here = (found.path, force, ""), (found.path, force, chain[0])
         known = self._known.get(from_anywhere)
@@ -94,11 +96,6 @@ class SourceTexts:
             self._cuts += 1  # what is asking now was cut short too
         if known is None:
             cuts = self._cuts
-            try:
-                known = await generate()
-            except ChoraError as error:
-                known = error
+            known = await generate()
             self._known[from_anywhere if self._cuts == cuts else from_here] = known
-        if isinstance(known, ChoraError):
-            raise known
         return known

@@ -26,6 +26,7 @@ from chora.errors import (
     LimitExceeded,
     PermissionDenied,
 )
+from chora.llm import ModelNotAsked
 from chora.model import (
     ArtifactConfig,
     CollectionConfig,
@@ -180,8 +181,9 @@ class _CollectionValidation:
         self, sources: Sources, severity: Severity, within: str, member_id: str | None
     ) -> None:
         async def gather_only(other: FoundConfig) -> str:
-            await gather_content(self._build, other.parsed, CallerContext({}))
-            return ""
+            inputs = await gather_content(self._build, other.parsed, CallerContext({}))
+            is_data = other.parsed.config.metadata.output_format in ("json", "yaml")
+            return (await inputs.generate_text()).text if is_data else ""
 
         for source in sources.sources:
             access = shared_source_access(self._build, self._build.new_recorder())._replace(generate=gather_only)
@@ -191,6 +193,8 @@ class _CollectionValidation:
                 )
             except SERVER_ERRORS:
                 raise
+            except ModelNotAsked:
+                pass
             except ChoraError as error:
                 self._add_finding(severity, "source_failed", error.message, within, member_id)
             else:

@@ -384,7 +384,7 @@ async def test_a_member_may_read_what_an_earlier_one_wrote(project: Project, eng
 
 
 async def test_a_member_may_read_the_stored_text_of_an_earlier_one(project: Project, engine: Engine):
-    """In the sequential strategy: the member before it sees the text of the last run, the one after it that of this."""
+    """It is the text of this run, also for a member that comes before it."""
     reads = {"id": "one", "source_type": "ephemeral_output", "source_locator": "one", "required": False}
     word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt"}
     project.write("word.txt", "first")
@@ -392,13 +392,11 @@ async def test_a_member_may_read_the_stored_text_of_an_earlier_one(project: Proj
     project.save(*sheet("before", "<{{ one }}>", sources=[reads]), *sheet("after", "<{{ one }}>", sources=[reads]))
     order = [member("before", order=1), member("one", order=2), member("after", order=3)]
     project.save(pack(order, generation={"strategy": "sequential"}))
-    last = ""
     for now in ("first", "second", "third"):
         project.write("word.txt", now)
         await build(engine)
-        assert project.read("outputs/pack/before/before.md") == f"<{last}>"
+        assert project.read("outputs/pack/before/before.md") == f"<{now}>"
         assert project.read("outputs/pack/after/after.md") == f"<{now}>"
-        last = now
 
 
 # -- context ----------------------------------------------------------------------------------------------------

@@ -184,6 +184,7 @@ async def test_a_version_stores_how_it_was_generated(page: Project, engine: Engi
         "template": "page.j2",
         "warnings": [],
         "previous": first.version_id,
+        "made_with": "call",
     }
     assert first.metadata["previous"] is None
 
