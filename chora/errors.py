@@ -424,10 +424,17 @@ class StorageFailed(ChoraError):
 
 
 class StorageError(ChoraError):
-    """The store can't be opened, read or written."""
+    """The store can't be opened, read or written.
+
+    Its details have `reason`, `path`, `error_type` and `errno`, the last two null where no call of the system failed.
+    """
 
     code = "storage_error"
     category = "failed"
+
+    def __init__(self, message: str, hint: str | None = None, **details: Any) -> None:
+        known = {"reason": message, "path": details.get("storage_path"), "error_type": None, "errno": None}
+        super().__init__(message, hint, **{**known, **details})
 
 
 class WriteFailed(ChoraError):

@@ -108,7 +108,7 @@ async def create_draft(
         await engine.store.save_draft(made)
     except StorageError as error:
         raise DraftCreationFailed(
-            f"The draft couldn't be stored: {error.message}", error.hint, reason=error.message, **error.details
+            f"The draft couldn't be stored: {error.message}", error.hint, **error.details
         ) from error
     return made, parsed
 

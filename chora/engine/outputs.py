@@ -10,6 +10,8 @@ still known as written by chora.
 
 from __future__ import annotations
 
+import errno
+import os
 import unicodedata
 from contextlib import suppress
 from typing import Literal, NamedTuple
@@ -19,7 +21,7 @@ from msgspec import Struct
 from chora.engine import merging
 from chora.engine.engine import Engine
 from chora.engine.traces import TraceKey
-from chora.errors import LimitExceeded, OutputEdited, WriteFailed, io_details
+from chora.errors import LimitExceeded, OutputEdited, PermissionDenied, WriteFailed, io_details
 from chora.files import SOURCE_LIMIT
 from chora.hashing import sha256
 from chora.model import ArtifactOutput
@@ -109,6 +111,10 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
         exists = False
     except LimitExceeded:
         pass
+    except PermissionDenied:
+        if not os.path.isdir(engine.folder.root / path):  # noqa: PTH112
+            raise
+        raise _write_failed(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))) from None
     known = engine.store.output(path)
     state = OutputState(path, data, output.encoding, current, known, "refuse", data, generated=output.generated)
     if not exists:
@@ -133,6 +139,18 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
     if engine.settings.output.on_edit == "overwrite":
         return state._replace(action="overwrite")
     return _merge_edit(state, known, current)
+
+
+def _write_failed(path: str, error: OSError) -> WriteFailed:
+    details = io_details(error, output_path=path)
+    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+        hint = "Move the file or folder away that is where the output or its folder should be, or rename the output."
+        return WriteFailed(f"{path} couldn't be written: {error.strerror}.", hint, **details)
+    return WriteFailed(
+        f"{path} couldn't be written: {error.strerror}; it still holds its old text.",
+        "Check disk space and permissions, then call again.",
+        **details,
+    )
 
 
 class AcceptedEdit(Struct, frozen=True):
@@ -292,11 +310,7 @@ async def _write_changed(
         try:
             await engine.folder.write_file(state.path, state.final)
         except OSError as error:
-            raise WriteFailed(
-                f"{state.path} couldn't be written: {error.strerror}; it still holds its old text.",
-                "Check disk space and permissions, then call again.",
-                **io_details(error, output_path=state.path),
-            ) from error
+            raise _write_failed(state.path, error) from error
     for state in states:  # what a merge makes of an accepted edit is accepted, too
         if state.action == "merge" and state.current is not None and is_accepted(engine, state.path, state.current):
             accept_edit(engine, state.path, state.final)

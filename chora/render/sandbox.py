@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import types
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
@@ -76,6 +77,12 @@ class _CodeGenerator(CodeGenerator):
         self.visit(node.node, frame)
         self.write(f", {node.attr!r})")
 
+    def _output_child_to_const(self, node: nodes.Expr, frame: Any, finalize: Any) -> str:
+        # jinja2 escapes a constant before it is finalized, and everything else after that.
+        if isinstance(node.as_const(frame.eval_ctx), dict | list | tuple):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """The jinja2 environment of one job, without unsafe attributes and globals (CWE-1336, template injection).
@@ -87,9 +94,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     code_generator_class = _CodeGenerator
 
     def __init__(self, options: TemplateOptions, undefined: type[Undefined], loader: BaseLoader | None = None) -> None:
-        super().__init__(
-            undefined=undefined, loader=loader, finalize=check_printable, **msgspec.structs.asdict(options)
-        )
+        super().__init__(undefined=undefined, loader=loader, finalize=print_value, **msgspec.structs.asdict(options))
         del self.globals["lipsum"]
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -167,6 +172,21 @@ _COLLECTIONS: Final[tuple[type[Iterable[Any]], ...]] = (
 )
 _OBJECT = re.compile(r" at (0x[0-9a-f]{6,16})(?:>|&gt;|&#62;)|<(?:Macro|class) ('[^'<>]{1,100}')>", re.IGNORECASE)
 """How Python writes an object that isn't data, with its address in memory; jinja2 a macro."""
+
+
+def print_value(value: Any) -> Any:
+    """What is printed of a value: a mapping or a list as the JSON that `tojson` writes, everything else as in jinja2.
+
+    Raises:
+        TemplateRuntimeError, UndefinedError: as `check_printable`.
+    """
+    value = check_printable(value)
+    if isinstance(value, dict | list | tuple):
+        try:
+            return json.dumps(cast(object, value), ensure_ascii=False, default=str)
+        except TypeError:  # a key that JSON can't hold
+            return cast(object, value)
+    return value
 
 
 def check_printable(value: Any) -> Any:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import time
@@ -316,6 +317,16 @@ def transaction(db: apsw.Connection, kind: Literal["IMMEDIATE", "DEFERRED"] = "I
         raise
 
 
+_ERRNO: dict[type[apsw.Error], int] = {
+    apsw.FullError: errno.ENOSPC,
+    apsw.BusyError: errno.EBUSY,
+    apsw.PermissionsError: errno.EACCES,
+    apsw.ReadOnlyError: errno.EROFS,
+    apsw.NoMemError: errno.ENOMEM,
+}
+"""What the system says in the same case; SQLite keeps the number itself to itself."""
+
+
 @contextmanager
 def translate_errors(path: Path | None) -> Generator[None]:
     """Translate exceptions of SQLite into StorageError; the only place that does."""
@@ -339,6 +350,7 @@ def translate_errors(path: Path | None) -> Generator[None]:
             advice.get(type(error)),
             storage_path=str(path),
             error_type=type(error).__name__,
+            errno=_ERRNO.get(type(error)),
         ) from error
     except UnsafePath as error:
         raise unsafe_path_error(error) from error

@@ -32,6 +32,9 @@ class GenerateContent(ToolArguments):
     force: Annotated[bool, Meta(description="Generate it again even if nothing changed")] | None = False
 
 
+Usage = Annotated[dict[str, Any] | None, Meta(description="Model, tokens and US dollars that the text took")]
+
+
 class GenerationMetadata(Struct, frozen=True, kw_only=True):
     context_variables: list[str]
     ephemeral_stored: bool
@@ -42,6 +45,7 @@ class GenerationMetadata(Struct, frozen=True, kw_only=True):
     fingerprint: str
     from_cache: bool
     warnings: list[str]
+    usage: Usage
 
 
 class GeneratedContent(TextResult):
@@ -97,6 +101,7 @@ def _generated_content(engine: Engine, result: BuiltContent, call: Call, started
             fingerprint=version.fingerprint,
             from_cache=result.status == "skipped",
             warnings=result.warnings,
+            usage=version.metadata.get("usage"),
         ),
     )
 
@@ -141,6 +146,7 @@ class PreviewMetadata(Struct, frozen=True, kw_only=True):
     """How often each variable occurs in the template and its includes."""
     cost: dict[str, Any] | None
     """What the call of the language model would cost, and what is left of the budget, in US dollars."""
+    usage: Usage
     warnings: list[str]
 
 
@@ -187,7 +193,7 @@ async def preview_generation(engine: Engine, arguments: PreviewGeneration, call:
         content_length=head.length,
         content_hash=sha256(made.text.encode()),
         generator=inputs.generator.name,
-        metadata=_preview_metadata(inputs, made, cost) if arguments.show_metadata or cost else None,
+        metadata=_preview_metadata(inputs, made, cost) if arguments.show_metadata or cost or made.usage else None,
         duration_ms=milliseconds_since(started),
     )
 
@@ -208,6 +214,7 @@ def _preview_metadata(inputs: GenerationInputs, made: GeneratedText, cost: dict[
         generator_type=inputs.generator.name,
         variable_usage=usage if texts else {},
         cost=cost,
+        usage=made.usage,
         warnings=[*inputs.warnings, *made.warnings, *unused],
     )
 
@@ -239,6 +246,7 @@ class RegenerationMetadata(Struct, frozen=True, kw_only=True):
     version_id: str
     generator_type: str
     warnings: list[str]
+    usage: Usage
 
 
 class RegeneratedContent(TextResult):
@@ -294,6 +302,7 @@ async def regenerate_content(engine: Engine, arguments: RegenerateContent, call:
             version_id=version.version_id,
             generator_type=version.generator,
             warnings=result.warnings,
+            usage=version.metadata.get("usage"),
         ),
         duration_ms=milliseconds_since(started),
     )

@@ -141,7 +141,11 @@ async def test_a_draft_that_cannot_be_stored_is_a_failure(engine: Engine, tmp_pa
     with pytest.raises(DraftCreationFailed) as failed:
         await draft(engine, text("note", "x"))
     engine.store.close()
-    assert failed.value.details == {"reason": "The database failed: full.", "storage_path": "x", "errno": 28}
+    reason = "The database failed: full."
+    assert failed.value.details == {
+        **{"reason": reason, "path": "x", "storage_path": "x", "errno": 28},
+        "error_type": None,
+    }
     assert failed.value.hint == "Free some disk space."
 
 

@@ -170,8 +170,13 @@ DATA: dict[str, Any] = {
         # what is plain data, or was in the data already, is printed
         (
             "{{ empty.keys() }} {{ range(3) }} {{ (1, 'a') }} {{ none }} {{ true }}",
-            "dict_keys([]) range(0, 3) (1, 'a') None True",
+            'dict_keys([]) range(0, 3) [1, "a"] None True',
         ),
+        # a mapping or a list is printed as JSON, not as Python writes it
+        ("{{ rows }}", '[{"items": 1, "n": 2}, {"items": 3, "n": 1}]'),
+        ("{{ {'a': [none, true, 1.5, 'ü']} }}", '{"a": [null, true, 1.5, "ü"]}'),
+        ("{{ rows | tojson == rows | string }}{{ {(1, 2): 3} }}", "False{(1, 2): 3}"),
+        ("{% autoescape true %}{{ ['<'] }}{% endautoescape %}", "[&#34;&lt;&#34;]"),
         ("{{ log }}", "<function f at 0x7f00deadbeef> and <Macro 'log'>"),
         ("{{ log ~ '' }}<class 'int'>", "<function f at 0x7f00deadbeef> and <Macro 'log'><class 'int'>"),
         ("a jump at 0x7f00deadbeef, {{ 'at 0x%08x' | format(1) }}", "a jump at 0x7f00deadbeef, at 0x00000001"),
@@ -399,7 +404,7 @@ def test_messages_are_short():
         ("{{ gone | default('x') }}{{ gone is defined }}{{ gone.a is defined }}", "xFalseFalse", [], []),
         ("{{ 1 if {}.x else 2 }}", "2", [], ["x"]),
         ("{% if gone %}{% endif %}{{ gone }}", "", ["gone"], []),
-        ("{{ [gone] }}", "[Undefined]", ["gone"], []),
+        ("{{ [gone] }}", '[""]', ["gone"], []),
         ("{{ user.items }}", "", ["items"], []),
     ],
 )

@@ -1,6 +1,7 @@
 """The SQLite store: records and their order, and failures of the disk, the clock and processes."""
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -528,7 +529,8 @@ async def test_a_full_disk_loses_nothing(disk: Disk):
 
     with pytest.raises(StorageError, match="full") as caught:
         await go_on()
-    assert caught.value.details["error_type"] == "FullError"
+    reported = {"reason": caught.value.message, "path": caught.value.details["storage_path"], "errno": errno.ENOSPC}
+    assert {**caught.value.details, **reported, "error_type": "FullError"} == caught.value.details
     assert caught.value.hint == "Free some disk space; nothing that was acknowledged is lost."
     assert store.versions("tides") == saved
     with pytest.raises(StorageError, match="full"):

@@ -55,5 +55,15 @@ class FailingStore(SqliteStore):
         raise _full()
 
 
+FULL = {
+    "reason": "The database failed: full.",
+    "path": "x",
+    "storage_path": "x",
+    "error_type": "FullError",
+    "errno": 28,
+}
+"""The details of a full disk."""
+
+
 def _full() -> StorageError:
-    return StorageError("The database failed: full.", "Free some disk space.", storage_path="x", error_type="FullError")
+    return StorageError(FULL["reason"], "Free some disk space.", storage_path="x", error_type="FullError", errno=28)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import msgspec
@@ -169,10 +170,12 @@ async def test_assembling_fails_with_the_codes_of_the_reference(ask: Asking, gre
     assert composed["details"]["error_type"]
 
     greeting.write("file", "")
-    written = await ask.refused("assemble_artifact", "write_failed", **SHEET, output_path="file/x.md")
-    assert written["details"]["output_path"] == "file/x.md"
-    assert isinstance(written["details"]["errno"], int)
-    assert written["details"]["error_type"]
+    greeting.write("folder/file", "")
+    for path, number, kind in (("file/x.md", errno.ENOTDIR, "NotADirectory"), ("folder", errno.EISDIR, "IsADirectory")):
+        for arguments in ({}, {"dry_run": True}) if path == "folder" else ({},):
+            written = await ask.refused("assemble_artifact", "write_failed", **SHEET, output_path=path, **arguments)
+            assert written["details"] == {"output_path": path, "errno": number, "error_type": f"{kind}Error"}
+            assert written["hint"].startswith("Move the file or folder away")
 
     greeting.write("mine.md", "mine")
     edited = await ask.refused("assemble_artifact", "output_edited", **SHEET, output_path="mine.md", force=True)

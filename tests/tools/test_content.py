@@ -8,18 +8,23 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
-from chora import settings
+from chora import llm, settings
 from chora.access import Principal
+from chora.engine.budget import Budgets
 from chora.engine.engine import Engine
 from chora.generators import GENERATORS
 from chora.hashing import sha256
 from chora.render.pool import RenderPool
+from tests.anthropic_server import KEY, message, serving
 from tests.conftest import Asking, Project, content, requirement, text, unchanged
+from tests.patience import PATIENCE
 from tests.tools.answers import (
     CONTEXTS,
     EMPTY,
     FINGERPRINT,
+    FULL,
     NO_CONTEXTS,
     NO_IDS,
     STAMP,
@@ -107,7 +112,7 @@ async def test_a_text_that_cannot_be_stored_is_a_storage_failure(
     """Although it was generated."""
     engine.store = FailingStore(tmp_path / "full.db")
     failed = await ask.refused(name, "storage_failed", content_config_id="greeting", context={"name": "x"})
-    assert failed["details"] == {"storage_path": "x", "error_type": "FullError"}
+    assert failed["details"] == FULL
     engine.store.close()
 
 
@@ -148,6 +153,7 @@ async def test_generate_content(ask: Asking, greeting: Project, engine: Engine, 
             "fingerprint": version.fingerprint,
             "from_cache": False,
             "warnings": [],
+            "usage": None,
         },
     }
     assert VERSION_ID.fullmatch(version.version_id)
@@ -242,6 +248,7 @@ async def test_preview_generation_with_metadata(ask: Asking, project: Project):
         "generator_type": "jinja2",
         "variable_usage": {"gone": 0, "x": 2},
         "cost": None,
+        "usage": None,
         "warnings": [
             "The optional source gone has no value: there is no file gone",
             "y is undefined and was rendered empty",
@@ -288,6 +295,32 @@ async def test_preview_generation_calls_no_paid_model(ask: Asking, project: Proj
     assert "key" in asked["message"].lower()
 
 
+@requirement("tools.usage")
+@pytest.mark.slow("imports the model's SDK")
+async def test_a_result_has_what_its_text_cost(
+    ask: Asking, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """Model, tokens and US dollars; of a stored text those of its generation, and of a free one nothing."""
+    options = {"prompt": "Sort", "model": "claude-sonnet-5"}
+    project.save(content("code", pattern={"type": "code_generation", "generation_config": options}), text("free", "x"))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    async with serving(message("hi", tokens=(1000, 500))) as server:
+        limits = settings.LlmSettings(base_url=server.url)
+        engine.budgets = Budgets(engine.store, llm.Anthropic(limits), limits)
+        with trio.fail_after(PATIENCE):
+            shown = await ask("preview_generation", content_config_id="code", spend=True)
+            made = await ask("generate_content", content_config_id="code")
+            skipped = await ask("generate_content", content_config_id="code")
+            again = await ask("regenerate_content", content_config_id="code")
+    paid = {"model": "claude-sonnet-5", "input_tokens": 1000, "output_tokens": 500, "total_cost_usd": 0.007}
+    for each, cached in ((shown, False), (made, True), (skipped, True), (again, False)):
+        usage = each["metadata"]["usage"]
+        expected = {**paid, "total_cost_usd": 0.0} if cached else paid
+        assert {**usage, **expected, "cached": cached} == usage
+    assert (await ask("generate_content", content_config_id="free"))["metadata"]["usage"] is None
+    assert (await ask("regenerate_content", content_config_id="free"))["metadata"]["usage"] is None
+
+
 # -- regenerate_content -----------------------------------------------------------------------------------------
 
 REGENERATED = (
@@ -324,6 +357,7 @@ async def test_regenerate_content_the_first_time(
             "version_id": version.version_id,
             "generator_type": "template_fill",
             "warnings": [],
+            "usage": None,
         },
     }
 

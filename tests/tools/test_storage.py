@@ -14,7 +14,7 @@ from chora.hashing import sha256
 from chora.store import SqliteStore, Version
 from chora.timestamps import format_timestamp
 from tests.conftest import Asking, Project, artifact, child, requirement, text
-from tests.tools.answers import NO_IDS, STAMP, FailingStore, taken
+from tests.tools.answers import FULL, NO_IDS, STAMP, FailingStore, taken
 
 CLEANED = (
     *("status", "total_content_checked", "total_versions_deleted", "bytes_freed", "content_cleaned"),
@@ -197,7 +197,7 @@ async def test_a_store_that_refuses_is_a_storage_error(ask: Asking, engine: Engi
     await SqliteStore.add_version(engine.store, _version("note"))
     retention = {"keep_versions": 0, "keep_days": 0, "keep_latest": False}
     failed = await ask.refused("cleanup_ephemeral", "storage_error", retention=retention)
-    assert failed["details"] == {"storage_path": "x", "error_type": "FullError"}
+    assert failed["details"] == FULL
     engine.store.close()
 
 
@@ -290,5 +290,5 @@ async def test_deleting_fails_with_the_codes_of_the_reference(ask: Asking, engin
     engine.store = full
     await SqliteStore.add_version(full, _version("note"))
     failed = await ask.refused("delete_content", "deletion_failed", content_id="note")
-    assert failed["details"] == {"content_id": "note", "storage_path": "x", "error_type": "FullError"}
+    assert failed["details"] == {"content_id": "note", **FULL}
     full.close()

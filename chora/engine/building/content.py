@@ -217,14 +217,19 @@ async def _recall_or_generate(
     text = await inputs.generate_text()
     phases["generate_ms"] = _milliseconds_since(started)
     started = time.monotonic()
-    version = await _store_version(build.engine, config, inputs, text, reason)
+    version = await _store_version(build.engine, config, inputs, text, reason, phases["generate_ms"])
     phases["store_ms"] = _milliseconds_since(started)
     build.made.add(fingerprint)
     return version, "generated" if version.metadata["previous"] is None else "regenerated"
 
 
 async def _store_version(
-    engine: Engine, config: ContentConfig, inputs: GenerationInputs, text: GeneratedText, reason: str | None
+    engine: Engine,
+    config: ContentConfig,
+    inputs: GenerationInputs,
+    text: GeneratedText,
+    reason: str | None,
+    generation_time_ms: int,
 ) -> Version:
     previous = engine.store.latest_version(config.id)
     try:
@@ -243,6 +248,7 @@ async def _store_version(
                 approved=is_approved(config),
                 metadata={
                     "context_variables": inputs.variables,
+                    "generation_time_ms": generation_time_ms,
                     "template": text.template,
                     "warnings": list(text.warnings),
                     "previous": previous.version_id if previous else None,

@@ -179,8 +179,10 @@ async def test_a_version_stores_how_it_was_generated(page: Project, engine: Engi
     assert engine.store.versions("note") == [first, second]
     assert (second.generator, second.generator_version) == ("jinja2", jinja2.VERSION)
     assert (second.config_version, second.stage) == ("1.0.0", "draft")
+    assert 0 <= second.metadata["generation_time_ms"] < 60_000
     assert second.metadata == {
         "context_variables": ["day", "name", "who"],
+        "generation_time_ms": second.metadata["generation_time_ms"],
         "template": "page.j2",
         "warnings": [],
         "previous": first.version_id,
@@ -261,7 +263,7 @@ async def test_a_text_that_cannot_be_stored_is_a_failure(project: Project, engin
     engine.store.close()
     assert failed.value.message == "note was generated but couldn't be stored: The database failed: full."
     assert failed.value.hint == "Free some disk space."
-    assert failed.value.details == {"storage_path": "x", "errno": 28}
+    assert {**failed.value.details, "storage_path": "x", "errno": 28, "path": "x"} == failed.value.details
     assert events(project)[-1]["status"] == "error"
 
 
