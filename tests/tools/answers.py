@@ -55,7 +55,7 @@ class FailingStore(SqliteStore):
         raise _full()
 
 
-FULL = {
+FULL: dict[str, Any] = {
     "reason": "The database failed: full.",
     "path": "x",
     "storage_path": "x",
