@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -42,6 +43,18 @@ def find_node() -> str:
     return found
 
 
+def find_python(sdk: int) -> Path:
+    """The Python of an environment of its own: libraries on the Python SDK 1.x conflict with those on 2.x.
+
+    Raises:
+        ToolsNotInstalled: there is none.
+    """
+    found = Path(os.environ.get("CONTRACT_LIBRARIES", "nowhere")) / f"sdk-{sdk}" / "bin" / "python"
+    if not found.exists():
+        raise ToolsNotInstalled("Other clients and servers aren't installed: run `just clients`.")
+    return found
+
+
 class RunningChora(NamedTuple):
     """A chora that serves a project over HTTP, and what it takes to run others in the same project."""
 
@@ -65,7 +78,7 @@ async def serve_chora() -> AsyncGenerator[RunningChora]:
             **this_process.child_environment(),
             "HOME": str(home),
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
-            "CHORA_LOG_LEVEL": "WARNING",
+            "CHORA_LOG_LEVEL": "ERROR",  # some of the checks want to be refused, which is a warning
         }
         command = this_process.own_command("--project", str(project), "serve", "--port", "0", "--json")
         process = await trio.lowlevel.open_process(command, stdout=-1, env=environment)
