@@ -6,7 +6,8 @@ version := replace(file_name(interpreter), "python", "")
 venv := if version == "3" { ".venv" } else { ".venv-" + version }
 bin := venv / "bin"
 python := bin / "python"
-other_clients := env("XDG_CACHE_HOME", env("HOME", ".venv") / ".cache") / "chora" / "clients"
+# Where libraries of others are installed, for `just clients`; `tests/contract/installation.py` looks there.
+export CONTRACT_LIBRARIES := env("XDG_CACHE_HOME", env("HOME", ".venv") / ".cache") / "chora" / "contract"
 export PYTHONDONTWRITEBYTECODE := ""
 
 # Arguments reach a command as they were written: `just test -k "a or b"`.
@@ -76,9 +77,9 @@ mutants count="100" seed="1" *args: setup
 conformance *args: contract-tools
     {{ python }} -m tests.contract.conformance "$@"
 
-# Connect clients that people use, over every transport
+# Connect clients that people use, over every transport, put servers of others behind `chora connect`, convert schemas
 clients *args: contract-tools
-    {{ python }} -m tests.contract.clients --fastmcp {{ other_clients }}/bin/python "$@"
+    {{ python }} -m tests.contract.clients "$@"
 
 # Check format, lint, types on three platforms, layers and the generated reference
 check: setup
@@ -120,7 +121,7 @@ lock: setup
     {{ bin }}/uv pip compile -q --system-certs --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
         --all-extras --group dev --no-annotate --no-header pyproject.toml -o requirements.lock
 
-# Compile tests/contract/package-lock.json and clients.lock
+# Compile tests/contract/package-lock.json and clients-sdk-*.lock
 lock-contract: setup
     #!/bin/sh
     set -eu
@@ -133,10 +134,14 @@ lock-contract: setup
         package.pop("funding", None)
     file.write_text(json.dumps(lock, indent=2, ensure_ascii=False) + "\n")
     END
-    {{ bin }}/uv pip compile -q --system-certs --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-        --no-annotate --no-header tests/contract/clients.in -o tests/contract/clients.lock
+    for sdk in 1 2; do
+        {{ bin }}/uv pip compile -q --system-certs --universal --python-version 3.11 --generate-hashes \
+            --no-emit-index-url --no-annotate --no-header "tests/contract/clients-sdk-$sdk.in" \
+            -o "tests/contract/clients-sdk-$sdk.lock"
+    done
 
-# The conformance suite and other clients, exactly as locked: npm packages, and FastMCP in its own environment
+# The conformance suite and other clients, exactly as locked: npm packages, n8n's form mapping, and Python libraries in
+# two environments, because those on the Python SDK 1.x and 2.x conflict
 [private]
 contract-tools: setup
     #!/bin/sh
@@ -156,11 +161,14 @@ contract-tools: setup
         (cd tests/contract && npm ci --fetch-retries=5 --loglevel=error --no-audit --no-fund --ignore-scripts)
         cp tests/contract/package-lock.json "$stamp"
     fi
-    if ! cmp -s tests/contract/clients.lock "{{ other_clients }}/.locked"; then
-        {{ bin }}/uv venv -q --clear --python {{ python }} "{{ other_clients }}"
-        {{ bin }}/uv pip install -q --system-certs --python "{{ other_clients }}/bin/python" --require-hashes -r tests/contract/clients.lock
-        cp tests/contract/clients.lock "{{ other_clients }}/.locked"
-    fi
+    for sdk in 1 2; do
+        lock="tests/contract/clients-sdk-$sdk.lock" environment="$CONTRACT_LIBRARIES/sdk-$sdk"
+        if ! cmp -s "$lock" "$environment/.locked"; then
+            {{ bin }}/uv venv -q --clear --python {{ python }} "$environment"
+            {{ bin }}/uv pip install -q --system-certs --python "$environment/bin/python" --require-hashes -r "$lock"
+            cp "$lock" "$environment/.locked"
+        fi
+    done
 
 # The virtual environment, exactly as locked
 [private]

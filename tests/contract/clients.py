@@ -1,10 +1,12 @@
-"""`just clients`: clients that people use, each against the product itself over every transport.
+"""`just clients`: clients that people use, each against the product itself over every transport; and `chora connect`
+in front of the servers of others (`foreign.py`).
 
     python -m tests.contract.clients [--only NAME] [--json]
 
 Each client connects, lists the tools, calls `hello_world`, composes a text with a context, reads it as a resource, gets
 a prompt, gets a failure, calls an unknown tool, and gets progress and the notification of a change, as far as it can.
-Its results are compared with what is expected.
+Its results are compared with what is expected, value by value; its list of tools, with schemas and all, with the one
+that a raw conversation gets (`raw.py`), which is judged by itself.
 """
 
 from __future__ import annotations
@@ -13,20 +15,24 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import trio
 
+from chora import __version__
 from chora.cli.run import print_table
 from chora.protocol import wire
 from chora.tools import TOOLS
+from tests.contract import raw
+from tests.contract.foreign import SERVERS, ForeignServer, run_server
 from tests.contract.installation import (
     HERE,
     PACKAGES,
     RunningChora,
     ToolsNotInstalled,
     find_node,
+    find_python,
     print_report,
     serve_chora,
 )
@@ -51,6 +57,8 @@ class Client(NamedTuple):
     revision_over_sse: str = ""
     """The same over SSE, if it's another one."""
     cannot: frozenset[str] = frozenset()
+    sdk: int | None = None
+    """The environment of its libraries (`installation.find_python`); None is chora's own."""
 
 
 CLIENTS = (
@@ -60,7 +68,7 @@ CLIENTS = (
     Client("TypeScript SDK v2, auto", "typescript_v2.mjs", "auto", MODERN),
     Client("TypeScript SDK v2, legacy", "typescript_v2.mjs"),
     # It tries the modern era first, but not over SSE, and has no way to subscribe.
-    Client("FastMCP", "fastmcp_client.py", "auto", MODERN, NEWEST, frozenset({"updated"})),
+    Client("FastMCP 4", "fastmcp_client.py", "auto", MODERN, NEWEST, frozenset({"updated"}), sdk=2),
     # One call per process, so it gets no notifications; and it doesn't print the negotiated revision.
     Client("Inspector, auto", "inspector", "auto", cannot=frozenset({"revision", "progress", "updated"})),
     Client("Inspector, legacy", "inspector", "legacy", cannot=frozenset({"revision", "progress", "updated"})),
@@ -77,18 +85,62 @@ class ClientRun(NamedTuple):
     faults: dict[str, str]
 
 
-def expected_results(client: Client, transport: str, name: str) -> dict[str, Any]:
+SHOWN = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+"""What a client is given of a tool."""
+
+
+class Listing(NamedTuple):
+    """What the product lists, read raw and judged, and what it says of a failure: clients must get the same."""
+
+    tools: list[dict[str, Any]]
+    failure: dict[str, Any]
+    faults: list[str]
+
+
+async def read_listings(served: RunningChora) -> dict[str, Listing]:
+    """The listing of each revision that a client of ours negotiates."""
+    listings: dict[str, Listing] = {}
+    for revision in (NEWEST, MODERN):
+        async with raw.converse(served, revision, "http") as talk:
+            tools = (await talk.ask("tools/list"))["result"]["tools"]
+            # The first text of a content has another status than those of the clients.
+            await talk.call("generate_content", content_config_id="greeting", context={"name": talk.name})
+            failed = await talk.call("generate_content", content_config_id="nobody")
+        checks = raw.check_tools(tools, revision)
+        faults = [f"raw {revision}: {each.statement}: {each.fault}" for each in checks if each.fault]
+        listings[revision] = Listing(tools, json.loads(failed["content"][0]["text"])["error"], faults)
+    return listings
+
+
+def expected_results(client: Client, transport: str, name: str, listings: Mapping[str, Listing]) -> dict[str, Any]:
     """The results that a client must get."""
-    text = f"# Hello, {name}!\n\nThis file was composed by chora."
+    text = raw.greeting(name)
+    revision = (transport == "sse" and client.revision_over_sse) or client.revision
     results = {
-        "revision": (transport == "sse" and client.revision_over_sse) or client.revision,
-        "tools": len(TOOLS),
-        "hello": f"Hello, {name}! This is chora.",
-        "generated": text,
+        "revision": revision,
+        "tools": listings[revision].tools,
+        "hello": {
+            "message": f"Hello, {name}! This is chora.",
+            "version": __version__,
+            "tools_available": len(TOOLS),
+            "status": "operational",
+            "transport": "http" if transport == "connect" else transport,
+            "success": True,
+        },
+        "generated": {
+            "content_id": "greeting",
+            "status": "regenerated",
+            "content": text,
+            "generator": "jinja2",
+            "success": True,
+            "truncated": False,
+            "content_length": len(text),
+            "resource": None,
+        },
         "same_as_text": True,
-        "resource": text,
-        "prompt": ["text", "resource", "text"],
-        "failure": "config_not_found",
+        "resource": [{"uri": "content://greeting", "mimeType": "text/plain", "text": text}],
+        "prompt": [["text", None], ["resource", text], ["text", None]],
+        "failure": listings[revision].failure,
         "unknown": wire.INVALID_PARAMS,
         "progress": ["greeting"],
         "updated": "content://greeting",
@@ -96,18 +148,47 @@ def expected_results(client: Client, transport: str, name: str) -> dict[str, Any
     return {key: value for key, value in results.items() if key not in client.cannot}
 
 
+def find_differences(results: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, str]:
+    """What of a client's results isn't as expected, value by value."""
+    faults: dict[str, str] = {}
+    for key, wanted in expected.items():
+        seen = results.get(key)
+        if key == "tools":
+            seen, wanted = ({each["name"]: _shown(each) for each in tools} for tools in (seen or [], wanted))
+        elif key == "generated" and seen is not None:  # the rest is the run's own: times, ids
+            seen = {name: value for name, value in seen.items() if name not in ("duration_ms", "metadata")}
+        if seen != wanted:
+            faults[key] = _first_difference(seen, wanted)[:600]
+    return faults
+
+
+def _shown(tool: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tool[key] for key in SHOWN if key in tool}
+
+
+def _first_difference(seen: Any, wanted: Any, path: str = "") -> str:
+    """Where two values differ first, and how."""
+    if isinstance(seen, dict) and isinstance(wanted, dict):
+        for key in (*wanted, *(key for key in seen if key not in wanted)):  # pyright: ignore[reportUnknownVariableType]
+            one, other = seen.get(key, "nothing"), wanted.get(key, "nothing")  # pyright: ignore
+            if one != other:
+                return _first_difference(one, other, f"{path}.{key}")
+    return f"{path[1:]}{': ' if path else ''}{seen!r}, not {wanted!r}"
+
+
 async def run_command(command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
     finished = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True, env=environment)
     return finished.returncode, finished.stdout.decode(), finished.stderr.decode()
 
 
-async def run_program(client: Client, task: dict[str, Any], python: Path, served: RunningChora) -> dict[str, Any]:
+async def run_program(client: Client, task: dict[str, Any], served: RunningChora) -> dict[str, Any]:
     """The results of a client of `clients/`."""
     script = str(HERE / "clients" / client.program)
-    starters = {"mjs": find_node(), "py": str(python) if client.program == "fastmcp_client.py" else sys.executable}
-    code, out, err = await run_command(
-        [starters[client.program.rpartition(".")[2]], script, json.dumps(task)], served.environment
-    )
+    if script.endswith(".mjs"):
+        starter = find_node()
+    else:
+        starter = sys.executable if client.sdk is None else str(find_python(client.sdk))
+    code, out, err = await run_command([starter, script, json.dumps(task)], served.environment)
     if code:
         raise RuntimeError(f"ended with {code}: {err.strip()[-600:]}")
     return json.loads(out)
@@ -138,19 +219,23 @@ async def run_inspector(client: Client, task: dict[str, Any], served: RunningCho
     _, failure = await call("generate_content", {"content_config_id": "nobody"})
     unknown, _ = await call("make_coffee", {})
     return {
-        "tools": len(listed["tools"]),
-        "hello": hello["structuredContent"]["message"],
-        "generated": generated["structuredContent"]["content"],
+        "tools": listed["tools"],
+        "hello": hello["structuredContent"],
+        "generated": generated["structuredContent"],
         "same_as_text": json.loads(generated["content"][0]["text"]) == generated["structuredContent"],
-        "resource": resource["contents"][0]["text"],
-        "prompt": [message["content"]["type"] for message in prompt["messages"]],
-        "failure": failure["structuredContent"]["error"]["code"] if failure["isError"] else None,
+        "resource": resource["contents"],
+        "prompt": [
+            [each["content"]["type"], each["content"].get("resource", {}).get("text")] for each in prompt["messages"]
+        ],
+        "failure": failure["structuredContent"]["error"] if failure["isError"] else None,
         # It ends with 5 when a tool isn't there, and keeps the error's code to itself.
         "unknown": wire.INVALID_PARAMS if unknown == 5 else unknown,
     }
 
 
-async def run_client(client: Client, transport: str, python: Path, served: RunningChora) -> ClientRun:
+async def run_client(
+    client: Client, transport: str, served: RunningChora, listings: Mapping[str, Listing]
+) -> ClientRun:
     """One client over one transport."""
     name = f"{client.name} over {transport}"
     urls = {"http": f"{served.url}/mcp", "sse": f"{served.url}/sse"}
@@ -170,46 +255,55 @@ async def run_client(client: Client, transport: str, python: Path, served: Runni
             if client.program == "inspector":
                 results = await run_inspector(client, task, served)
             else:
-                results = await run_program(client, task, python, served)
+                results = await run_program(client, task, served)
     except (RuntimeError, ValueError, KeyError, trio.TooSlowError) as error:
         faults["run"] = str(error) or f"took longer than {RUN_LIMIT} s"
     else:
-        faults = {
-            key: f"{results.get(key)!r}, not {value!r}"
-            for key, value in expected_results(client, transport, name).items()
-            if results.get(key) != value
-        }
+        faults = find_differences(results, expected_results(client, transport, name, listings))
     return ClientRun(
         client.name, transport, str(results.get("revision", "")), round(time.monotonic() - began, 1), faults
     )
 
 
-async def run_clients(clients: list[Client], python: Path, *, as_json: bool) -> int:
+async def run_clients(clients: list[Client], servers: list[ForeignServer], *, as_json: bool) -> int:
     async with serve_chora() as served:
-        runs = [await run_client(client, transport, python, served) for client in clients for transport in TRANSPORTS]
+        listings = await read_listings(served)
+        runs = [await run_client(client, transport, served, listings) for client in clients for transport in TRANSPORTS]
+        behind = [await run_server(server, each, served) for server in servers for each in server.transports]
     if not as_json:
-        print_table(
-            ("Client", "Transport", "Revision", "Seconds", "Outcome"),
-            [(*each[:4], "ok" if not each.faults else ", ".join(each.faults)) for each in runs],
-        )
-    faults = [
-        f"{each.client} over {each.transport}: {key}: {fault}" for each in runs for key, fault in each.faults.items()
+        for heading, rows in (("Client", runs), ("Server behind `chora connect`", behind)):
+            print_table(
+                (heading, "Transport", "Revision", "Seconds", "Outcome"),
+                [(*each[:4], "ok" if not each.faults else ", ".join(each.faults)) for each in rows],
+            )
+    faults = [fault for listing in listings.values() for fault in listing.faults] + [
+        f"{each[0]} over {each.transport}: {key}: {fault}"
+        for each in (*runs, *behind)
+        for key, fault in each.faults.items()
     ]
-    return print_report({"runs": [each._asdict() for each in runs]}, faults, as_json=as_json)
+    body = {"runs": [each._asdict() for each in runs], "servers": [each._asdict() for each in behind]}
+    return print_report(body, faults, as_json=as_json)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fastmcp", type=Path, required=True, help="the Python of an environment that has FastMCP")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="only clients whose name holds this")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="only clients and servers whose name holds this"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     given = parser.parse_args()
-    chosen = [each for each in CLIENTS if not given.only or any(part in each.name for part in given.only)]
+
+    def is_chosen(each: Client | ForeignServer) -> bool:
+        return not given.only or any(part in each.name for part in given.only)
+
+    clients, servers = list(filter(is_chosen, CLIENTS)), list(filter(is_chosen, SERVERS))
     try:
         find_node()
+        for sdk in (1, 2):
+            find_python(sdk)
     except ToolsNotInstalled as error:
         sys.exit(str(error))
-    sys.exit(trio.run(lambda: run_clients(chosen, given.fastmcp, as_json=given.json)))
+    sys.exit(trio.run(lambda: run_clients(clients, servers, as_json=given.json)))
 
 
 if __name__ == "__main__":

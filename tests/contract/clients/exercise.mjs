@@ -11,17 +11,17 @@ export const task = JSON.parse(process.argv[2]);
  */
 export async function exercise(client, sdk) {
     const results = { revision: sdk.revision() };
-    results.tools = (await client.listTools()).tools.length;
-    results.hello = (await client.callTool({ name: 'hello_world', arguments: { name: task.name } })).structuredContent.message;
+    results.tools = (await client.listTools()).tools;
+    results.hello = (await client.callTool({ name: 'hello_world', arguments: { name: task.name } })).structuredContent;
     const generate = name => ({ name: 'generate_content', arguments: { content_config_id: 'greeting', context: { name } } });
     const generated = await client.callTool(generate(task.name));
-    results.generated = generated.structuredContent.content;
+    results.generated = generated.structuredContent;
     results.same_as_text = JSON.stringify(JSON.parse(generated.content[0].text)) === JSON.stringify(generated.structuredContent);
-    results.resource = (await client.readResource({ uri: 'content://greeting' })).contents[0].text;
+    results.resource = (await client.readResource({ uri: 'content://greeting' })).contents;
     const prompt = await client.getPrompt({ name: 'review-content', arguments: { content_id: 'greeting' } });
-    results.prompt = prompt.messages.map(message => message.content.type);
+    results.prompt = prompt.messages.map(({ content }) => [content.type, content.resource?.text ?? null]);
     const failure = await client.callTool({ name: 'generate_content', arguments: { content_config_id: 'nobody' } });
-    results.failure = failure.isError === true ? failure.structuredContent.error.code : null;
+    results.failure = failure.isError === true ? failure.structuredContent.error : null;
     results.unknown = await client.callTool({ name: 'make_coffee', arguments: {} }).then(() => null, error => error.code);
     results.progress = [];
     const assemble = { name: 'assemble_artifact', arguments: { artifact_config_id: 'hello', force: true } };

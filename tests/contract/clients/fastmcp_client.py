@@ -19,6 +19,11 @@ def transport():
     return (SSETransport if task["transport"] == "sse" else StreamableHttpTransport)(task["url"])
 
 
+def as_sent(model):
+    """What the server sent, of what became of it."""
+    return model.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
 async def exercise():
     progress, updated, notified = [], [], asyncio.Event()
 
@@ -33,17 +38,18 @@ async def exercise():
 
     async with Client(transport(), message_handler=note_message) as server:
         results = {"revision": server.session.protocol_version}
-        results["tools"] = len(await server.list_tools())
-        results["hello"] = (await server.call_tool("hello_world", {"name": task["name"]})).structured_content["message"]
+        results["tools"] = [as_sent(tool) for tool in await server.list_tools()]
+        results["hello"] = (await server.call_tool("hello_world", {"name": task["name"]})).structured_content
         arguments = {"content_config_id": "greeting", "context": {"name": task["name"]}}
         generated = await server.call_tool("generate_content", arguments)
-        results["generated"] = generated.structured_content["content"]
+        results["generated"] = generated.structured_content
         results["same_as_text"] = json.loads(generated.content[0].text) == generated.structured_content
-        results["resource"] = (await server.read_resource("content://greeting"))[0].text
+        results["resource"] = [as_sent(each) for each in await server.read_resource("content://greeting")]
         prompt = await server.get_prompt("review-content", {"content_id": "greeting"})
-        results["prompt"] = [message.content.type for message in prompt.messages]
+        blocks = [message.content for message in prompt.messages]
+        results["prompt"] = [[each.type, each.resource.text if each.type == "resource" else None] for each in blocks]
         failure = await server.call_tool("generate_content", {"content_config_id": "nobody"}, raise_on_error=False)
-        results["failure"] = failure.structured_content["error"]["code"] if failure.is_error else None
+        results["failure"] = failure.structured_content["error"] if failure.is_error else None
         try:
             await server.call_tool("make_coffee", {})
             results["unknown"] = None

@@ -12,6 +12,11 @@ from chora import client
 task: dict[str, Any] = json.loads(sys.argv[1])
 
 
+def as_sent(model: Any) -> dict[str, Any]:
+    """What the server sent, of what became of it."""
+    return model.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
 async def exercise() -> dict[str, Any]:
     reported: list[str | None] = []
     notified = trio.Event()
@@ -28,23 +33,22 @@ async def exercise() -> dict[str, Any]:
 
     async with client.connect(task.get("url") or task["command"], mode=task["mode"]) as server:
         results: dict[str, Any] = {"revision": server.protocol_version}
-        results["tools"] = len((await server.list_tools()).tools)
-        hello = await server.call_tool("hello_world", {"name": task["name"]})
-        results["hello"] = (hello.structured_content or {})["message"]
+        results["tools"] = [as_sent(tool) for tool in (await server.list_tools()).tools]
+        results["hello"] = (await server.call_tool("hello_world", {"name": task["name"]})).structured_content
 
         async def generate(name: str) -> Any:
             arguments = {"content_config_id": "greeting", "context": {"name": name}}
             return await server.call_tool("generate_content", arguments)
 
         generated = await generate(task["name"])
-        results["generated"] = generated.structured_content["content"]
+        results["generated"] = generated.structured_content
         results["same_as_text"] = json.loads(generated.content[0].text) == generated.structured_content
-        contents: Any = (await server.read_resource("content://greeting")).contents[0]
-        results["resource"] = contents.text
-        prompt = await server.get_prompt("review-content", {"content_id": "greeting"})
-        results["prompt"] = [message.content.type for message in prompt.messages]
+        results["resource"] = [as_sent(each) for each in (await server.read_resource("content://greeting")).contents]
+        prompt: Any = await server.get_prompt("review-content", {"content_id": "greeting"})
+        blocks = [message.content for message in prompt.messages]
+        results["prompt"] = [[each.type, each.resource.text if each.type == "resource" else None] for each in blocks]
         failure = await server.call_tool("generate_content", {"content_config_id": "nobody"})
-        results["failure"] = (failure.structured_content or {})["error"]["code"] if failure.is_error else None
+        results["failure"] = (failure.structured_content or {})["error"] if failure.is_error else None
         try:
             await server.call_tool("make_coffee", {})
             results["unknown"] = None
