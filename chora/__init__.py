@@ -9,6 +9,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
     watch                       uptime probe, benchmarker, file watcher
     prompts                     prompts that a client offers to its user
     tools resources             what an agent can call; what it can read
+    manual                      the manual of the config formats: its tables, examples and pages
     engine                      gather -> generate -> assemble -> collect
     jobs                        work that outlives its call
     generators sources          how a text is made; where its context comes from

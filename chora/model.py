@@ -120,13 +120,16 @@ class LongSource(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="Part to take: whole_content, JSONPath ($.a.b), Markdown heading (## Title, "
-            "## Part > ### Title, ## Title > body), front_matter, body, function:name, class:name, line range (10-20)"
+            "## Part > ### Title, ## Title > body), front_matter, body, function:name, class:name, line range (10-20), "
+            "output (of a content_config, its text)"
         ),
     ] = "whole_content"
     matches: Matches = None
     delimiter: Delimiter = ""
-    required: Annotated[bool, Meta(description="Whether its failure fails the whole call")] = True
-    notes: Annotated[str | None, Meta(description="For people")] = None
+    required: Annotated[
+        bool, Meta(description="Whether its failure fails the call; an optional one that fails is null, with a warning")
+    ] = True
+    notes: Annotated[str | None, Meta(description="A note for people")] = None
 
 
 class ShortSource(Struct, frozen=True, kw_only=True):
@@ -152,8 +155,10 @@ class ShortSource(Struct, frozen=True, kw_only=True):
     selector: Annotated[str, Meta(description="Part to take, as data_selector in the long spelling")] = "whole_content"
     matches: Matches = None
     delimiter: Delimiter = ""
-    required: Annotated[bool, Meta(description="Whether its failure fails the whole call")] = True
-    notes: Annotated[str | None, Meta(description="For people")] = None
+    required: Annotated[
+        bool, Meta(description="Whether its failure fails the call; an optional one that fails is null, with a warning")
+    ] = True
+    notes: Annotated[str | None, Meta(description="A note for people")] = None
 
 
 class Sources(Struct, frozen=True, kw_only=True):
@@ -182,16 +187,16 @@ class ArtifactSchemaRef(Struct, frozen=True, kw_only=True):
 
 
 class Tracking(Struct, frozen=True, kw_only=True):
-    """What to track; for people and other tools."""
+    """What to track; kept for other tools, chora always keeps versions."""
 
-    history: Annotated[bool, Meta(description="Keep a history")] = False
-    versioning: Annotated[bool, Meta(description="Keep versions")] = False
+    history: Annotated[bool, Meta(description="Keep a history; no effect")] = False
+    versioning: Annotated[bool, Meta(description="Keep versions; no effect")] = False
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """Workflow flags."""
+    """Workflow flags; no effect."""
 
-    tracking: Annotated[Tracking, Meta(description="What to keep track of")] = Tracking()
+    tracking: Annotated[Tracking, Meta(description="What to keep track of; no effect")] = Tracking()
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -206,7 +211,9 @@ class Change(Struct, frozen=True, kw_only=True):
 class Evolution(Struct, frozen=True, kw_only=True):
     """The stage and history of a config."""
 
-    stage: Annotated[Stage, Meta(description="Workflow stage; approved_only retrieval looks at it")] = "draft"
+    stage: Annotated[
+        Stage, Meta(description="Workflow stage; approved makes its texts ones for the retrieval approved_only")
+    ] = "draft"
     history: Annotated[tuple[Change, ...], Meta(description="What happened so far")] = ()
 
 
@@ -221,17 +228,24 @@ class ContentMetadata(Struct, frozen=True, kw_only=True):
     ]
     version: Annotated[Version, Meta(description="Version of this config")]
     generation_frequency: Annotated[
-        Literal["manual", "on_demand", "scheduled", "continuous"], Meta(description="How often it is meant to run")
+        Literal["manual", "on_demand", "scheduled", "continuous"],
+        Meta(description="How often it is meant to run; a note, chora runs nothing by itself"),
     ] = "manual"
-    output_format: Annotated[OutputFormat | None, Meta(description="Format of the generated text")] = None
+    output_format: Annotated[
+        OutputFormat | None, Meta(description="Format of the generated text; validate checks it, as a format rule does")
+    ] = None
 
 
 class Instructions(Struct, frozen=True, kw_only=True, rename={"general": "global"}):
     """Guidance for generation by a language model."""
 
-    general: Annotated[str | None, Meta(description="Guidance for everything")] = None
+    general: Annotated[
+        str | None, Meta(description="Guidance that follows the system prompt, and that reviewers are given")
+    ] = None
     system_prompt: Annotated[str | None, Meta(description="System prompt, unless generation_config has one")] = None
-    user_prompt: Annotated[str | None, Meta(description="Prompt, unless generation_config has one")] = None
+    user_prompt: Annotated[
+        str | None, Meta(description="Prompt, unless generation_config has one or the pattern a template")
+    ] = None
 
 
 class EphemeralStorage(
@@ -240,45 +254,51 @@ class EphemeralStorage(
     kw_only=True,
     rename={"base_path": "basePath", "subfolder_pattern": "subfolderPattern", "filename_pattern": "filenamePattern"},
 ):
-    """Where chora-compose kept generated text; chora keeps it in its database."""
+    """Where chora-compose kept generated text. It has no effect: the setting storage.backend says where chora does."""
 
-    base_path: Annotated[str | None, Meta(description="Folder")] = None
-    subfolder_pattern: Annotated[str | None, Meta(description="Sub-folder, e.g. <content-id>/<version>")] = None
-    filename_pattern: Annotated[str | None, Meta(description="File name, e.g. <dttm-utc>.json")] = None
-    format: Annotated[Literal["json", "yaml", "text"], Meta(description="File format")] = "json"
+    base_path: Annotated[str | None, Meta(description="Folder; no effect")] = None
+    subfolder_pattern: Annotated[
+        str | None, Meta(description="Sub-folder, such as <content-id>/<version>; no effect")
+    ] = None
+    filename_pattern: Annotated[str | None, Meta(description="File name, such as <dttm-utc>.json; no effect")] = None
+    format: Annotated[Literal["json", "yaml", "text"], Meta(description="File format; no effect")] = "json"
 
 
 class Element(Struct, frozen=True, kw_only=True):
     """A named piece of a content config."""
 
-    name: Annotated[Name, Meta(description="Unique in the config")]
+    name: Annotated[Name, Meta(description="Unique in the config; rules name it as element.NAME")]
     format: Annotated[
         Literal["markdown", "code", "text", "json", "yaml", "gherkin", "section"],
-        Meta(description="What it consists of", examples=["markdown"]),
+        Meta(description="What it consists of; rules about the element check it", examples=["markdown"]),
     ]
     description: Annotated[str | None, Meta(description="What belongs here")] = None
-    prompt_guidance: Annotated[str | None, Meta(description="How to write it")] = None
-    output_format: Annotated[str | None, Meta(description="More exact format, e.g. the language of code")] = None
+    prompt_guidance: Annotated[str | None, Meta(description="How to write it; reviewers are given it")] = None
+    output_format: Annotated[str | None, Meta(description="More exact format, such as the language of code")] = None
     example_output: Annotated[str | None, Meta(description="The text itself, for the demonstration generator")] = None
     generation_source: Annotated[
-        Literal["ai", "human", "template", "mixed"] | None, Meta(description="Who writes it")
+        Literal["ai", "human", "template", "mixed"] | None, Meta(description="Who writes it; a note")
     ] = None
     review_status: Annotated[
-        Literal["pending", "approved", "needs_revision"], Meta(description="What a reviewer said")
+        Literal["pending", "approved", "needs_revision"],
+        Meta(description="What a reviewer said; a content whose elements are all approved is approved"),
     ] = "pending"
     human_feedback: Annotated[str | None, Meta(description="A reviewer's words")] = None
 
 
 class ContentChild(Struct, frozen=True, kw_only=True):
-    """A reference to another content config."""
+    """A reference to another content config, for validate and trace; its text isn't taken (a source does that)."""
 
     id: Annotated[Id, Meta(description="Id of the config")]
-    path: Annotated[NotEmpty, Meta(description="Its file", examples=["configs/content/my-config.json"])]
-    required: Annotated[bool, Meta(description="Whether it must exist")] = True
+    path: Annotated[
+        NotEmpty,
+        Meta(description="Its file, as in an artifact", examples=["configs/content/my-config.json"]),
+    ]
+    required: Annotated[bool, Meta(description="Whether validate calls a missing one an error, or warns")] = True
     order: Annotated[Order, Meta(description="Position; equal ones keep their order here")] = 0
-    version: Annotated[str | None, Meta(description="Version meant")] = None
-    notes: Annotated[str | None, Meta(description="For people")] = None
-    conditions: Annotated[str | None, Meta(description="For people; not evaluated")] = None
+    version: Annotated[str | None, Meta(description="Version meant; a note")] = None
+    notes: Annotated[str | None, Meta(description="A note for people")] = None
+    conditions: Annotated[str | None, Meta(description="A note for people; not evaluated")] = None
 
 
 class Variable(Struct, frozen=True, kw_only=True, rename={"type": "variableType"}):
@@ -286,9 +306,14 @@ class Variable(Struct, frozen=True, kw_only=True, rename={"type": "variableType"
 
     name: Annotated[str, Meta(pattern=_VARIABLE, description="Name in the template", examples=["intro"])]
     type: Annotated[
-        Literal["string", "number", "boolean", "array", "object"], Meta(description="Type of the value")
+        Literal["string", "number", "boolean", "array", "object"], Meta(description="Type of the value; a note")
     ] = "string"
-    source: Annotated[str | None, Meta(description="elements.NAME.example_output")] = None
+    source: Annotated[
+        str | None,
+        Meta(
+            description="elements.NAME.example_output, or the element's index; without it the element of its own name"
+        ),
+    ] = None
     default: Annotated[Any, Meta(description="Value when the source has none")] = None
 
 
@@ -305,11 +330,13 @@ class Pattern(Struct, frozen=True, kw_only=True):
         ),
     ]
     template: Annotated[
-        str | None, Meta(description="Template file, or the template itself if it has {{, {% or a newline")
+        str | None, Meta(description="Template file, or the template itself if it has {{, {%, {# or a newline")
     ] = None
-    variables: Annotated[tuple[Variable, ...], Meta(description="Names used by the demonstration generator")] = ()
+    variables: Annotated[
+        tuple[Variable, ...], Meta(description="Names in the template of the demonstration generator")
+    ] = ()
     generation_config: Annotated[
-        dict[str, Any], Meta(description="Options of the generator; `context` holds values and declarations")
+        dict[str, Any], Meta(description="Options of the generator, as generator://TYPE lists them")
     ] = {}
 
 
@@ -336,11 +363,15 @@ class ContentRule(Struct, frozen=True, kw_only=True):
             "schema",
             "custom",
         ],
-        Meta(description="What is checked"),
+        Meta(description="What is checked; custom names another one as type in check_config"),
     ]
-    target: Annotated[str, Meta(description="element.NAME or generated_output")] = "generated_output"
+    target: Annotated[
+        str, Meta(description="What it looks at: generated_output, element.NAME, config, or a file as file:PATH")
+    ] = "generated_output"
     check_config: Annotated[dict[str, Any], Meta(description="Options of the check")] = {}
-    threshold: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Least score that passes")] = None
+    threshold: Annotated[
+        Annotated[float, Meta(ge=0)] | None, Meta(description="Least score that passes; no effect, no check gives one")
+    ] = None
     severity: Annotated[Severity, Meta(description="What a failure means")] = "error"
 
 
@@ -394,7 +425,7 @@ class ArtifactOutput(Struct, frozen=True, kw_only=True):
         ),
     ]
     language_dialect: Annotated[str | None, Meta(description="More exact format, e.g. python or gherkin")] = None
-    encoding: Annotated[str, Meta(description="Text encoding")] = "utf-8"
+    encoding: Annotated[str, Meta(description="Text encoding, such as utf-8, latin-1 or utf-16")] = "utf-8"
     final_newline: Annotated[
         Literal["one", "keep"] | None,
         Meta(
@@ -447,7 +478,7 @@ class ArtifactMetadata(
     outputs: Annotated[tuple[ArtifactOutput, ...], Meta(min_length=1, description="The first one is the primary one")]
     type: Annotated[
         Literal["documentation", "test", "code", "configuration", "report", "mixed"] | None,
-        Meta(description="What kind of artifact it is"),
+        Meta(description="What kind of artifact it is; list_artifacts filters by it"),
     ] = None
     version: Annotated[Version | None, Meta(description="Version of this config")] = None
     description: Annotated[str | None, Meta(description="What it consists of")] = None
@@ -468,16 +499,23 @@ class ArtifactChild(Struct, frozen=True, kw_only=True, rename={"retrieval_strate
             examples=["configs/content/my-config.json"],
         ),
     ]
-    required: Annotated[bool, Meta(description="Whether the artifact fails without it")] = True
+    required: Annotated[
+        bool,
+        Meta(
+            description="Whether the artifact fails without it; an optional one that fails is left out, with a warning"
+        ),
+    ] = True
     order: Annotated[Order, Meta(description="Position; equal ones keep their order here")] = 0
-    version: Annotated[str | None, Meta(description="Version wanted, for retrievalStrategy version")] = None
+    version: Annotated[str | None, Meta(description="Version of the config wanted, for retrievalStrategy version")] = (
+        None
+    )
     retrieval_strategy: Annotated[
         Literal["latest", "all", "version", "approved_only"], Meta(description="Which stored text to take")
     ] = "latest"
     expected_source: Annotated[
-        Literal["ai", "human", "template", "mixed", "any"], Meta(description="Who is expected to write it")
+        Literal["ai", "human", "template", "mixed", "any"], Meta(description="Who is expected to write it; a note")
     ] = "any"
-    review_required: Annotated[bool, Meta(description="Whether people must have looked at it")] = False
+    review_required: Annotated[bool, Meta(description="Whether a text that isn't approved is warned about")] = False
     conditions: Annotated[
         str | None,
         Meta(
@@ -485,7 +523,7 @@ class ArtifactChild(Struct, frozen=True, kw_only=True, rename={"retrieval_strate
             "be undefined is tested first: audience is defined and audience == 'crew'"
         ),
     ] = None
-    notes: Annotated[str | None, Meta(description="For people")] = None
+    notes: Annotated[str | None, Meta(description="A note for people")] = None
 
 
 class ArtifactContent(Struct, frozen=True, kw_only=True):
@@ -508,7 +546,7 @@ class Dependency(Struct, frozen=True, kw_only=True):
         Literal["tests", "implements", "documents", "based_on", "related_to", "requires"] | None,
         Meta(description="What the artifact does to it"),
     ] = None
-    notes: Annotated[str | None, Meta(description="For people")] = None
+    notes: Annotated[str | None, Meta(description="A note for people")] = None
 
 
 class ArtifactRule(Struct, frozen=True, kw_only=True):
@@ -516,9 +554,13 @@ class ArtifactRule(Struct, frozen=True, kw_only=True):
 
     id: Annotated[NotEmpty, Meta(description="Names the rule in results", examples=["complete"])]
     check_type: Annotated[
-        Literal["completeness", "coherence", "format", "lint", "custom_check"], Meta(description="What is checked")
+        Literal["completeness", "coherence", "format", "lint", "custom_check"],
+        Meta(description="What is checked; custom_check names another one as type in check_config"),
     ]
-    target: Annotated[str, Meta(description="What it looks at")] = "content.children"
+    target: Annotated[
+        str,
+        Meta(description="content.children and outputs mean the artifact's files; config; or a file as file:PATH"),
+    ] = "content.children"
     check_config: Annotated[dict[str, Any], Meta(description="Options of the check")] = {}
     severity: Annotated[Severity, Meta(description="What a failure means")] = "error"
 
@@ -561,9 +603,14 @@ class Member(Struct, frozen=True, kw_only=True):
         ),
     ]
     order: Annotated[Order, Meta(description="Position; equal ones keep their order here")] = 0
-    required: Annotated[bool, Meta(description="Whether the collection fails without it")] = True
-    context_override: Annotated[Sources, Meta(description="Context of this member alone")] = Sources()
-    freshness_threshold_days: Annotated[Days | None, Meta(description="Age at which it counts as expired")] = None
+    required: Annotated[
+        bool,
+        Meta(description="Whether the collection fails without it; an optional one whose config is gone is skipped"),
+    ] = True
+    context_override: Annotated[Sources, Meta(description="Sources of context for this member alone")] = Sources()
+    freshness_threshold_days: Annotated[
+        Days | None, Meta(description="Days after which it counts as expired; instead of default_max_age_days")
+    ] = None
 
 
 class CollectionContext(Struct, frozen=True, kw_only=True):
@@ -577,7 +624,9 @@ class CollectionContext(Struct, frozen=True, kw_only=True):
             "has any; isolate: the member's own only"
         ),
     ] = "merge"
-    overrides: Annotated[dict[str, dict[str, Any]], Meta(description="Member id to its own context")] = {}
+    overrides: Annotated[
+        dict[str, dict[str, Any]], Meta(description="Values for single members, by the member's id")
+    ] = {}
 
 
 class CollectionGeneration(Struct, frozen=True, kw_only=True):
@@ -602,9 +651,10 @@ class CollectionOutput(Struct, frozen=True, kw_only=True):
             examples=["outputs/collections/{{ collection_id }}"],
         ),
     ]
-    structure: Annotated[Literal["nested", "flat", "custom"], Meta(description="nested: a folder for each member")] = (
-        "nested"
-    )
+    structure: Annotated[
+        Literal["nested", "flat", "custom"],
+        Meta(description="nested: base_path/MEMBER/file; flat: base_path/file; custom: where the members' configs say"),
+    ] = "nested"
     manifest: Annotated[bool, Meta(description="Write manifest.json")] = True
 
 
@@ -625,8 +675,10 @@ class CollectionValidation(Struct, frozen=True, kw_only=True):
 class Freshness(Struct, frozen=True, kw_only=True):
     """How old members may get."""
 
-    enabled: Annotated[bool, Meta(description="Whether age matters")] = True
-    default_max_age_days: Annotated[Days, Meta(description="Age at which a member counts as expired")] = 7.0
+    enabled: Annotated[bool, Meta(description="Whether check_freshness looks at ages")] = True
+    default_max_age_days: Annotated[
+        Days, Meta(description="Days after which a member counts as expired; stale from 80 % of them on")
+    ] = 7.0
 
 
 class CollectionConfig(Struct, frozen=True, kw_only=True):
@@ -731,25 +783,27 @@ def schema(kind: Kind) -> dict[str, Any]:
 
     Keys it doesn't name are allowed. Nothing in it is shared: the caller may change it.
     """
-    (root, *_), components = msgspec.json.schema_components(
-        [STRUCTS[kind], LongSource, ShortSource], ref_template="#/$defs/{name}"
-    )
+    published = schema_of(STRUCTS[kind], LongSource, ShortSource)
     # The code has one `Source`; configs have one of its two spellings.
-    components["Source"] = {
+    published["$defs"]["Source"] = {
         "title": "Source",
         "description": "A context source, in either spelling.",
         "anyOf": [{"$ref": "#/$defs/LongSource"}, {"$ref": "#/$defs/ShortSource"}],
     }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **published,
+        "title": _TITLES[kind],
+        "examples": [skeleton(kind)],
+        "$defs": published["$defs"],
+    }
+
+
+def schema_of(struct: type[Struct], *others: type[Struct]) -> dict[str, Any]:
+    """The JSON Schema of a Struct as it should be written, with those of others among its `$defs`."""
+    (root, *_), components = msgspec.json.schema_components([struct, *others], ref_template="#/$defs/{name}")
     lifted = components.pop(root["$ref"].rpartition("/")[2])
-    return _strict(
-        {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **lifted,
-            "title": _TITLES[kind],
-            "examples": [skeleton(kind)],
-            "$defs": components,
-        }
-    )
+    return _strict({**lifted, "$defs": components})
 
 
 def _strict(node: Any) -> Any:

@@ -13,9 +13,11 @@ import msgspec
 
 from chora.catalog import FoundConfig
 from chora.errors import ChoraError, ContentNotFound, InvalidInput
+from chora.model import KINDS
 from chora.protocol.types import VALUES_LIMIT
 from chora.resources import Arguments, ProjectResources, config_uri, content_uri, manifest_uri
 from chora.resources.contents import first_content_ids
+from chora.skeletons import skeleton
 
 EMBED_LIMIT = 256 * 1024
 """Characters of a text that a prompt holds; of a longer one the head, and a link to the rest."""
@@ -143,42 +145,7 @@ def _resource_messages(uri: str, text: str, mime_type: str) -> list[Message]:
 
 # -- author-config ----------------------------------------------------------------------------------------------
 
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "content": {
-        "type": "content",
-        "id": "opening-hours",
-        "schemaRef": {"id": "content-schema", "version": "3.1"},
-        "metadata": {"description": "When the library is open", "version": "1.0.0"},
-        "generation": {
-            "patterns": [
-                {
-                    "id": "render",
-                    "type": "jinja2",
-                    "template": "Open {{ days }}.\n",
-                    "generation_config": {"context": {"days": "Tuesday to Saturday"}},
-                }
-            ]
-        },
-    },
-    "artifact": {
-        "type": "artifact",
-        "id": "notice",
-        "schemaRef": {"id": "artifact-schema", "version": "3.1"},
-        "metadata": {
-            "title": "Notice",
-            "purpose": "For the entrance",
-            "outputs": [{"file": "outputs/notice.md", "format": "markdown"}],
-        },
-        "content": {"children": [{"id": "opening-hours", "path": "configs/content/opening-hours.json"}]},
-    },
-    "collection": {
-        "type": "collection",
-        "id": "entrance-pack",
-        "name": "Entrance pack",
-        "members": [{"id": "notice", "type": "artifact", "path": "configs/artifact/notice.json"}],
-        "output": {"base_path": "outputs/collections/entrance-pack"},
-    },
-}
+EXAMPLES: dict[str, dict[str, Any]] = {kind: skeleton(kind) for kind in KINDS}
 
 
 def _author_config(resources: ProjectResources, arguments: Arguments) -> list[Message]:
@@ -191,7 +158,8 @@ def _author_config(resources: ProjectResources, arguments: Arguments) -> list[Me
     return [
         _text_message(
             f"Author a {kind} config for chora that serves the purpose in the next message.\n\n"
-            f"1. Read schema://{kind}; every field that it doesn't require may be left out.\n"
+            f"1. Read schema://{kind}; every field that it doesn't require may be left out. manual://{kind} and "
+            "manual://sources have examples.\n"
             "2. See what is there already: list_content_configs, list_artifact_configs and list_generators.\n"
             f'3. Call draft_config with config_type "{kind}"; an error names every fault and what to write instead.\n'
             "4. Call test_config with the draft_id, show the result, and change the draft with modify_config until "
@@ -200,6 +168,7 @@ def _author_config(resources: ProjectResources, arguments: Arguments) -> list[Me
         ),
         _text_message(f"The purpose:\n\n{arguments['purpose']}"),
         _link_message(f"schema://{kind}", f"{kind} schema", "application/json"),
+        _link_message(f"manual://{kind}", f"manual of {kind} configs", "text/markdown"),
         _text_message(f"A minimal {kind} config, to show the shape:\n\n```json\n{example}\n```"),
     ]
 

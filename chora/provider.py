@@ -24,7 +24,7 @@ INSTRUCTIONS = (
     "artifact config assembles texts into files; a collection config builds many artifacts. Start with "
     "list_content_configs and list_artifact_configs. To author one: draft_config, test_config, save_config. "
     "preview_generation shows a text without storing it; generate_content stores it; assemble_artifact writes files. "
-    "Configs, schemas, templates and stored texts can be read as resources."
+    "Configs, schemas, templates and stored texts can be read as resources; manual://overview describes every field."
 )
 
 

@@ -14,14 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import click
+from jinja2 import StrictUndefined
 
 from chora import errors, model, settings
 from chora.cli import COMMANDS, program
+from chora.engine import retrieval
+from chora.engine.building.collection import NESTING_LIMIT
+from chora.engine.building.compose import STRATEGIES
+from chora.engine.building.context import LEVELS
+from chora.engine.validation.checks import CHECKS
+from chora.engine.validation.rules import TARGETS
+from chora.engine.validation.text_checks import UNCHECKED
 from chora.generators import GENERATORS
 from chora.leniency import LENIENCIES
+from chora.manual import PAGES, tables
+from chora.manual.examples import GENERATOR_EXAMPLES
 from chora.metrics import Histogram, Metrics
 from chora.prompts import PROMPTS
+from chora.render import TemplateOptions
+from chora.render.sandbox import Sandbox
 from chora.resources import FAMILIES
+from chora.skeletons import skeleton
+from chora.sources import SOURCES
+from chora.sources.selectors import FORMS
 from chora.tools import TOOLS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +71,7 @@ def gather() -> dict[str, Any]:
         },
         "leniency": {"leniencies": [each._asdict() for each in LENIENCIES.values()]},
         "metrics": {"metrics": [describe_metric(each) for each in Metrics().list_metrics()]},
-        "generators": {"generators": [describe_generator(each) for each in GENERATORS]},
+        "manual": describe_manual(),
         "resources": {
             "families": [
                 {
@@ -125,8 +140,66 @@ def describe_generator(generator: Any) -> dict[str, Any]:
         "name": generator.NAME,
         "version": generator.VERSION,
         "description": generator.DESCRIPTION,
+        "notes": generator.NOTES,
         "capabilities": list(generator.CAPABILITIES),
         "aliases": list(getattr(generator, "ALIASES", ())),
+        "options": [table.as_dict() for table in tables.option_tables(generator.Options)],
+        "examples": [
+            {
+                "about": example.about,
+                "id": example.config["id"],
+                "config": json.dumps(example.config, indent=2, ensure_ascii=False),
+                "text": example.text.rstrip("\n"),
+            }
+            for example in GENERATOR_EXAMPLES[generator.NAME]
+        ],
+    }
+
+
+def describe_manual() -> dict[str, Any]:
+    """The formats of configs, as the code describes them."""
+    sandbox = Sandbox(TemplateOptions(), StrictUndefined)
+    rule_kinds = {"contents": model.ContentRule, "artifacts": model.ArtifactRule}
+    offered = {kind: model.schema_of(struct)["properties"]["check_type"]["enum"] for kind, struct in rule_kinds.items()}
+    return {
+        "pages": PAGES,
+        "tables": {
+            **{kind: [table.as_dict() for table in tables.config_tables(kind)] for kind in model.KINDS},
+            "sources": [table.as_dict() for table in tables.source_tables()],
+        },
+        "skeletons": {kind: json.dumps(skeleton(kind), indent=2) for kind in model.KINDS},
+        "generators": [describe_generator(each) for each in GENERATORS],
+        "sources": [
+            {
+                "type": source.TYPE,
+                "description": source.DESCRIPTION,
+                "locator": source.LOCATOR,
+                "limits": getattr(source, "LIMITS", ""),
+            }
+            for source in SOURCES
+        ],
+        "selectors": FORMS,
+        "strategies": {name: strategy.description for name, strategy in STRATEGIES.items()},
+        "retrieval": retrieval.STRATEGIES,
+        "levels": [{"name": name, "about": about} for name, about in LEVELS.items()],
+        "checks": {
+            name: {
+                "description": check.description,
+                "options": dict(check.options),
+                "kinds": ", ".join(kind for kind, names in offered.items() if name in names),
+            }
+            for name, check in CHECKS.items()
+        },
+        "targets": TARGETS,
+        "unchecked": sorted(UNCHECKED),
+        "template_folders": list(settings.PathSettings().templates),
+        "filters": sorted(sandbox.filters),
+        "tests": sorted(sandbox.tests),
+        "functions": sorted(sandbox.globals),
+        "render_settings": [
+            row for row in settings.settings_table(settings.load(DATA, {})) if row["key"].startswith("render.")
+        ],
+        "limits": {"nesting": NESTING_LIMIT},
     }
 
 

@@ -275,7 +275,7 @@ def test_every_fault_is_named_at_once() -> None:
     assert paths == {"$.id", "$.metadata.version", "$.elements[0].format"}
     assert error.message.startswith('configs/content/x.json is not a content config: $.id is "X Y"; it must be')
     assert error.message.endswith("There are 2 more errors.")
-    assert error.hint == 'Write "id": "x-y".'
+    assert error.hint == 'Write "id": "x-y". Every field is described in manual://content.'
     assert error.details["file"] == "configs/content/x.json"
     assert error.details["config_id"] == "X Y"
     for fault in error.details["schema_errors"]:
@@ -298,11 +298,11 @@ def test_the_message_counts_further_faults() -> None:
         parse_config("content", put(put(content(), "id", "X"), "evolution.stage", "x"), where="x")
 
 
-def test_the_hint_names_the_schema_when_there_is_nothing_to_write() -> None:
-    """A fault without advice points to the format instead."""
+def test_the_hint_names_the_manual_when_there_is_nothing_to_write() -> None:
+    """A fault without advice points to the manual alone."""
     with pytest.raises(ValidationFailed) as caught:
         parse_config("collection", put(collection(), "generation.concurrency_limit", 3.0), where="x")
-    assert caught.value.hint == "The format's JSON Schema is at schema://collection."
+    assert caught.value.hint == "Every field is described in manual://collection."
 
 
 def test_the_list_of_faults_is_bounded() -> None:

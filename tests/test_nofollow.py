@@ -490,6 +490,7 @@ def test_every_file_of_a_project_is_opened_by_one_module(audited: Audited, backe
         "ls": [([], (0,))],
         "gc": [([], (0,))],
         "schema": [(["content"], (0,))],
+        "manual": [(["sources"], (0,))],
         "token": [(["new", "me"], (0,)), (["list"], (0,)), (["revoke", "me"], (0,))],
         "config": [([], (0,))],
         "migrate": [(["--to", "filesystem" if backend == "sqlite" else "sqlite"], (0,))],

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import __version__, settings
+from chora.config_parsing import parse_config
 from chora.engine.engine import Engine, open_engine
 from chora.errors import (
     ChoraError,
@@ -26,6 +27,8 @@ from chora.errors import (
 from chora.files import SOURCE_LIMIT
 from chora.generators import GENERATORS
 from chora.hashing import sha256
+from chora.manual import PAGES, read_page
+from chora.manual.tables import option_tables
 from chora.metrics import Metrics
 from chora.model import KINDS, Kind
 from chora.protocol.types import ResourceStat
@@ -221,6 +224,34 @@ async def test_generators_are_described(resources: ProjectResources, generator: 
     assert shown["version"] == generator.VERSION
     assert shown["capabilities"] == list(generator.CAPABILITIES)
     assert shown["module"] == generator.__name__
+
+
+@requirement("resources.generator", "manual.one-text")
+@pytest.mark.parametrize("generator", GENERATORS, ids=lambda module: module.NAME)
+async def test_a_generator_says_how_it_is_used(resources: ProjectResources, generator: Any):
+    """Its options as the manual has them, the smallest config and examples, in no more than 16 KiB."""
+    uri = f"generator://{generator.NAME}"
+    shown = read(resources, uri)
+    assert [table["paths"] for table in shown["options"]] == [table.paths for table in option_tables(generator.Options)]
+    assert all(field["description"] for table in shown["options"] for field in table["fields"])
+    for document in (shown["skeleton"], *(example["config"] for example in shown["examples"])):
+        assert parse_config("content", document, where=uri).config.generation.patterns[0].type == generator.NAME
+    assert shown["examples"]
+    assert all(resources.read_resource(page).mime_type == "text/markdown" for page in shown["manual"])
+    assert len(resources.read_resource(uri).text) <= 16 * 1024
+
+
+@requirement("manual.one-text")
+async def test_the_manual_is_read_page_by_page(resources: ProjectResources):
+    """As it stands in the package; a name that pages use among themselves is right too."""
+    for page in PAGES:
+        assert f"manual://{page}" in uris(resources)
+        assert resources.read_resource(f"manual://{page}").text == read_page(page)
+        assert resources.read_resource(f"manual://{page}.md").text == read_page(page)
+    assert resources.complete("manual://{page}", "page", {}) == list(PAGES)
+    with pytest.raises(ResourceNotFound) as caught:
+        resources.read_resource("manual://novel")
+    assert "There are overview, content" in str(caught.value.hint)
 
 
 async def test_the_old_generator_lists_still_work(resources: ProjectResources):
@@ -569,11 +600,16 @@ async def test_plugin_generators_are_marked_as_such(project: Project):
     project.write(
         "shout.py",
         'NAME = "shout"\nVERSION = "0.1.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("uppercase",)\n'
-        'async def generate(job):\n    return "HELLO"\n',
+        'async def generate(job):\n    return "HELLO"\n'
+        "from typing import Annotated\nfrom msgspec import Meta, Struct\n"
+        'class Options(Struct):\n    times: Annotated[int, Meta(description="How often")] = 1\n',
     )
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         resources = ProjectResources(engine, TOOLS, Metrics())
-        assert read(resources, "generator://shout")["source"] == "plugin"
+        shout = read(resources, "generator://shout")
+        assert shout["source"] == "plugin"
+        assert [field["description"] for field in shout["options"][0]["fields"]] == ["How often"]
+        assert shout["skeleton"]["generation"]["patterns"] == [{"id": "main", "type": "shout"}]
         assert [each["name"] for each in read(resources, "generator://plugins")["generators"]] == ["shout"]
         assert "generator://shout" in uris(resources)
         assert "shout" in resources.complete("generator://{generator_type}", "generator_type", {})

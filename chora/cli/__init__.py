@@ -36,6 +36,7 @@ COMMANDS = (
     "ls",
     "gc",
     "schema",
+    "manual",
     "token",
     "config",
     "migrate",

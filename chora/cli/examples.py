@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "ls": ("chora ls", "chora ls content", "chora ls collections --json"),
     "gc": ("chora gc --dry-run", "chora gc"),
     "schema": ("chora schema content > content.schema.json", "chora schema content --skeleton template_fill"),
+    "manual": ("chora manual", "chora manual sources", "chora manual artifact | less"),
     "token": ("chora token new ci --scope write", "chora token list", "chora token revoke ci"),
     "config": ("chora config", "chora config --json"),
     "migrate": ("chora migrate --to filesystem",),

@@ -31,3 +31,4 @@ def command(folder: str, as_json: bool) -> None:
     if not written:
         echo("every file exists already")
     echo(f"\nTry it:\n  chora --project {folder} assemble hello")
+    echo("\nEvery field of a config is in the manual:\n  chora manual")

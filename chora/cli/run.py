@@ -127,6 +127,8 @@ COMMAND_OF_TOOL = {
     "cleanup_ephemeral": "chora gc",
 }
 """The commands that do what tools do; any other tool is called with `chora call`."""
+_GENERATOR_URI = re.compile(r"\bgenerator://[a-z0-9_-]+")
+_MANUAL_URI = re.compile(r"\b(manual|schema)://([a-z]+)")
 _TOOL_NAME = re.compile(r"(?<!chora call )\b[a-z]+(?:_[a-z]+)+\b")
 
 
@@ -138,7 +140,9 @@ def hint_for_people(hint: str) -> str:
         name = found[0]
         return f"`{COMMAND_OF_TOOL.get(name, f'chora call {name}')}`" if name in TOOLS else name
 
-    return _TOOL_NAME.sub(name_command, hint)
+    return _TOOL_NAME.sub(
+        name_command, _MANUAL_URI.sub(r"`chora \1 \2`", _GENERATOR_URI.sub("`chora manual generators`", hint))
+    )
 
 
 def print_error(message: str, hint: str | None, details: dict[str, Any]) -> None:

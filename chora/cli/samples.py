@@ -11,7 +11,8 @@ import msgspec
 from chora.nofollow import OpenFolder, find_status, open_folder
 
 SETTINGS = """\
-# Settings of this project; `chora config` lists all of them with their values and origins.
+# Settings of this project; `chora config` lists all of them with their values and origins. `chora manual` describes
+# configs and templates.
 
 [templates]
 undefined = "strict"

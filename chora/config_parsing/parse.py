@@ -123,9 +123,8 @@ def _refusal(kind: Kind, where: str, document: object, errors: list[Issue], warn
     if any(error.code == "dialect" for error in errors):
         hint = "Write what each error names, or let `chora import --convert` convert the file."
     else:
-        hint = (
-            f"Write {errors[0].write}." if errors[0].write else "The format's JSON Schema is at schema://" + kind + "."
-        )
+        described = f"Every field is described in manual://{kind}."
+        hint = f"Write {errors[0].write}. {described}" if errors[0].write else described
     details: dict[str, Any] = {"file": where, "schema_errors": [_as_details(error) for error in errors]}
     if warnings:
         details["warnings"] = [_as_details(warning) for warning in warnings]

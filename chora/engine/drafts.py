@@ -455,7 +455,7 @@ async def _parse_draft(engine: Engine, kind: Kind, document: dict[str, Any], whe
         parsed = _parse_with_generator(engine, kind, document, where)
     except ValidationFailed as error:
         first: dict[str, Any] = error.details["schema_errors"][0]
-        begin = f"details.skeleton is the smallest config that fits; schema://{kind} describes every field."
+        begin = "details.skeleton is the smallest config that fits."
         raise ValidationError(
             error.message,
             f"{error.hint} {begin}" if error.hint else begin,

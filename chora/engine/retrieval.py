@@ -1,13 +1,4 @@
-"""Retrieval strategies: which stored text of a content is selected, or which ones.
-
-| strategy | takes |
-|---|---|
-| `latest` | the newest |
-| `all` | every one, oldest first, up to `ALL_LIMIT` |
-| `version:X.Y.Z` | the newest generated while the config had this version |
-| `timestamp:PREFIX` | the newest whose time, or version id, begins so |
-| `approved_only` | the newest generated while the config, or all of its elements, were approved |
-"""
+"""Retrieval strategies: which stored text of a content is selected, or which ones."""
 
 from __future__ import annotations
 
@@ -18,7 +9,14 @@ from chora.errors import InvalidInput, LimitExceeded
 from chora.store.records import Version, VersionInfo
 from chora.store.store import Store
 
-STRATEGIES = ("latest", "all", "version:X.Y.Z", "timestamp:PREFIX", "approved_only")
+STRATEGIES = {
+    "latest": "the text that the content has now; of a content without a config, the newest stored one",
+    "all": "every one, oldest first",
+    "version:X.Y.Z": "the newest of those generated while the config had this version; a child writes it in version",
+    "timestamp:PREFIX": "the newest whose time, or version id, begins so; for sources alone",
+    "approved_only": "the newest of those generated while the config, or every one of its elements, was approved",
+}
+"""What each takes. A child whose config is in that state now is generated, and that text is taken."""
 MadeWith = Literal["config", "build", "call"]
 """What a text was made with: its config alone; the context of an artifact or collection that it is part of; or one that
 a caller gave for this very text."""

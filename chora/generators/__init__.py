@@ -7,6 +7,8 @@ A generator is a module with
     DESCRIPTION = "Counts words."        one sentence
     CAPABILITIES = ("text",)             what it is for, in keywords
     ALIASES = ()                         other names, if any
+    NOTES = "…"                          what a manual says besides
+    class Options(Struct): …             its options in `generation_config`, each with a description
 
     async def generate(job: GenerationJob) -> GeneratedText
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct, structs
 
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
-from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill_names, list_names, undefined_behavior
+from chora.generators.generator import (
+    GeneratedText,
+    GenerationJob,
+    GeneratorOptions,
+    as_text,
+    fill_names,
+    list_names,
+    read_options,
+    undefined_behavior,
+)
 from chora.wording import quantity
 
 NAME = "bdd_scenario"
@@ -19,6 +27,7 @@ ALIASES = ("bdd_scenario_assembly",)
 VERSION = "1.0.0"
 DESCRIPTION = "Writes Gherkin features from structured scenarios, with values of the context in them."
 CAPABILITIES = ("testing", "gherkin")
+NOTES = "It takes no template. {{ dotted.name }} in any of its texts is filled, and keywords are those of the language."
 
 
 class Language(NamedTuple):
@@ -138,66 +147,90 @@ Row = tuple[Cell, ...]
 class DescribedElement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What has a title, a description and tags."""
 
-    title: str = ""
-    description: str = ""
-    tags: tuple[str, ...] = ()
+    title: Annotated[str, Meta(description="On the line of the keyword; required but for examples")] = ""
+    description: Annotated[str, Meta(description="Lines below the title; none may begin with a keyword, # or @")] = ""
+    tags: Annotated[
+        tuple[str, ...], Meta(description="With or without @; a letter, then letters, digits, - and _")
+    ] = ()
 
 
 class DocString(Struct, frozen=True, forbid_unknown_fields=True):
     """A text of several lines, and what kind it is, such as json."""
 
-    content: str
-    media_type: str = ""
+    content: Annotated[str, Meta(description="The text")]
+    media_type: Annotated[str, Meta(description="What kind it is, such as json or text/html")] = ""
 
 
 class Step(Struct, frozen=True, forbid_unknown_fields=True):
     """A step, and the table or the text it is given."""
 
-    text: str
-    table: tuple[Row, ...] | None = None
-    docstring: str | DocString | None = None
+    text: Annotated[str, Meta(description="The step, beginning with a keyword of the language, such as Given")]
+    table: Annotated[tuple[Row, ...] | None, Meta(description="Rows of the same length; instead of a docstring")] = None
+    docstring: Annotated[
+        str | DocString | None, Meta(description="A text of several lines, or {content, media_type}")
+    ] = None
 
 
 Steps = tuple[str | Step, ...]
 
 
 class Scenario(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    steps: Steps = ()
+    """A scenario: at least one step."""
+
+    steps: Annotated[Steps, Meta(description="Each a text such as Given a book, or {text, table, docstring}")] = ()
 
 
 class Examples(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The values that an outline is run with."""
 
-    headers: Row = ()
-    rows: tuple[Row, ...] = ()
+    headers: Annotated[Row, Meta(description="The names that stand as <name> in the steps")] = ()
+    rows: Annotated[tuple[Row, ...], Meta(description="The values, a row for each run")] = ()
 
 
 class Outline(Scenario, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    examples: Examples | tuple[Examples, ...] = ()
+    """A scenario that is run with several values."""
+
+    examples: Annotated[
+        Examples | tuple[Examples, ...], Meta(description="{headers, rows}, or a list of them; at least one")
+    ] = ()
 
 
 class Rule(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Scenarios that belong together."""
 
-    background: Steps = ()
-    scenarios: tuple[Scenario, ...] = ()
-    scenario_outlines: tuple[Outline, ...] = ()
+    background: Annotated[Steps, Meta(description="Steps before each scenario of the rule")] = ()
+    scenarios: Annotated[tuple[Scenario, ...], Meta(description="Its scenarios")] = ()
+    scenario_outlines: Annotated[
+        tuple[Outline, ...], Meta(description="Its outlines, written behind its scenarios")
+    ] = ()
 
 
 class Feature(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    language: str = "en"
-    rules: tuple[Rule, ...] = ()
-    """Rules may be given here or beside the feature."""
+    """The head of the file."""
+
+    language: Annotated[str, Meta(description="Of the keywords: en, de, fr, es, nl, it or pt")] = "en"
+    rules: Annotated[tuple[Rule, ...], Meta(description="Rules; they may also stand beside the feature")] = ()
 
 
-class Options(Struct, frozen=True):
+class Options(GeneratorOptions, frozen=True, kw_only=True):
     """The options in `generation_config`."""
 
-    feature: Feature | None = None
-    background: Steps = ()
-    scenarios: tuple[Scenario, ...] = ()
-    scenario_outlines: tuple[Outline, ...] = ()
-    rules: tuple[Rule, ...] = ()
+    feature: Annotated[Feature | None, Meta(description="Title, description, tags and language; required")] = None
+    background: Annotated[Steps, Meta(description="Steps before each scenario")] = ()
+    scenarios: Annotated[
+        tuple[Scenario, ...], Meta(description="{title, steps}; there must be a scenario or an outline")
+    ] = ()
+    scenario_outlines: Annotated[
+        tuple[Outline, ...], Meta(description="{title, steps, examples}, written behind the scenarios")
+    ] = ()
+    rules: Annotated[tuple[Rule, ...], Meta(description="Groups of scenarios, behind the outlines")] = ()
+    undefined_behavior: Annotated[
+        Literal["error", "keep"] | None,
+        Meta(
+            description="What {{ name }} without a value does: error, or keep its place as it stands. Without it: "
+            "error, or where templates are lenient keep"
+        ),
+    ] = None
 
 
 # -- writing ----------------------------------------------------------------------------------------------------
@@ -212,20 +245,13 @@ async def generate(job: GenerationJob) -> GeneratedText:
         GenerationFailed: something is missing, misspelt, without a value, or can't be written in Gherkin.
         LimitExceeded: the text would be too large.
     """
-    given = {
-        name: value
-        for name, value in (job.pattern.generation_config if job.pattern else {}).items()
-        if value is not None
-    }
-    try:
-        options = msgspec.convert(given, Options)
-    except msgspec.ValidationError as error:
-        raise job.failed(
-            NAME,
-            f"generation_config doesn't fit: {error}",
-            "A scenario is {title, steps}; an outline has examples {headers, rows} besides; a step is a text or "
-            "{text, table, docstring}; all but steps may have a description and tags.",
-        ) from None
+    options = read_options(
+        job,
+        NAME,
+        Options,
+        "A scenario is {title, steps}; an outline has examples {headers, rows} besides; a step is a text or "
+        "{text, table, docstring}; all but steps may have a description and tags.",
+    )
     if (feature := options.feature) is None:
         raise job.failed(NAME, "there is no feature", "Write generation_config.feature with a title.")
     if (language := LANGUAGES.get(feature.language)) is None:
@@ -234,13 +260,11 @@ async def generate(job: GenerationJob) -> GeneratedText:
             f"there are no words for the language {feature.language!r}",
             f"Write the feature in one of {', '.join(LANGUAGES)}.",
         )
-    options = msgspec.structs.replace(options, rules=(*feature.rules, *options.rules))
+    options = structs.replace(options, rules=(*feature.rules, *options.rules))
     behavior = undefined_behavior(job, NAME, lenient="keep", allowed=("error", "keep"))
     writer = _Writer(job, language, behavior)
     writer.write_feature(options, feature)
-    unknown = sorted(given.keys() - {*Options.__struct_fields__, "context", "undefined_behavior"})
-    option_warnings = [f"generation_config.{name} means nothing to {NAME}" for name in unknown]
-    return GeneratedText("\n".join(writer.lines) + "\n", [*option_warnings, *dict.fromkeys(writer.warnings)])
+    return GeneratedText("\n".join(writer.lines) + "\n", list(dict.fromkeys(writer.warnings)))
 
 
 _TAG = re.compile(r"@[a-zA-Z][a-zA-Z0-9_-]*")

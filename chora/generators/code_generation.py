@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 import trio
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from chora import llm, settings
 from chora.errors import BudgetExceeded, Busy, GenerationFailed, InvalidContext, LimitExceeded
 from chora.generators.generator import (
+    FillOptions,
     GeneratedText,
     GenerationJob,
     InvalidGeneratorConfig,
     fill_names,
     read_if_file,
+    read_options,
     undefined_behavior,
 )
 from chora.render import NESTED_TOO_DEEPLY, CheckJob, RenderFailed
@@ -24,6 +25,11 @@ NAME = "code_generation"
 VERSION = "1.0.0"
 DESCRIPTION = "Has a language model write code; it costs money and needs an API key."
 CAPABILITIES = ("ai_powered", "code")
+NOTES = (
+    "It costs money: the settings llm.budget_run, llm.budget_day and llm.budget_project limit it, and the key is the "
+    "secret anthropic_api_key. The text is the first fenced block of the language in the answer, else the first one, "
+    "else all of it. A preview asks nothing."
+)
 REQUIREMENTS = {
     "fields": ["generation.patterns[0].generation_config.prompt"],
     "dependencies": ["anthropic"],
@@ -49,20 +55,55 @@ PARSED_LIMIT = 500_000
 _SYSTEM = "You are a careful software developer. You write clear, complete code that runs as it is."
 
 
-class Options(Struct, frozen=True):
+class Options(FillOptions, frozen=True, kw_only=True):
     """The options in `generation_config`; defaults depend on the model."""
 
-    prompt: str = ""
-    model: str = ""
-    temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=128_000)] | None = None
-    language: str = ""
-    style_hints: list[str] | str = []
-    system_prompt: str = ""
-    retry_count: Annotated[int, Meta(ge=0, le=10)] = 3
-    retry_delay: Annotated[float, Meta(ge=0, le=60)] = 1.0
-    timeout: Annotated[float, Meta(gt=0, le=600)] | None = None
-    fallback_template: str = ""
+    prompt: Annotated[
+        str,
+        Meta(
+            description="What to ask for; {{ name }} places are filled with the context. Without it the pattern's "
+            "template, a text or a file, else instructions.user_prompt"
+        ),
+    ] = ""
+    model: Annotated[str, Meta(description="The model; without it the setting llm.model")] = ""
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="0 to 1; without it 0. A model that reasons takes none, and it is left out with a warning"),
+    ] = None
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=128_000)] | None,
+        Meta(description="The longest answer; without it 4,096, or 16,384 for a model that reasons"),
+    ] = None
+    language: Annotated[
+        str,
+        Meta(
+            description="The programming language: it is asked for, its fenced block is taken from the answer, and "
+            "Python is refused if it can't be parsed"
+        ),
+    ] = ""
+    style_hints: Annotated[
+        tuple[str, ...] | str, Meta(description="Rules of style that the prompt ends with: a text, or a list of them")
+    ] = ()
+    system_prompt: Annotated[
+        str, Meta(description="Without it instructions.system_prompt, else one of chora; instructions.global follows")
+    ] = ""
+    retry_count: Annotated[
+        Annotated[int, Meta(ge=0, le=10)], Meta(description="How often a failed request is made again, 0 to 10")
+    ] = 3
+    retry_delay: Annotated[
+        Annotated[float, Meta(ge=0, le=60)], Meta(description="Seconds before the first repetition, 0 to 60")
+    ] = 1.0
+    timeout: Annotated[
+        Annotated[float, Meta(gt=0, le=600)] | None,
+        Meta(description="Seconds for one request, up to 600; without it 30, or 300 for a model that reasons"),
+    ] = None
+    fallback_template: Annotated[
+        str,
+        Meta(
+            description="A text or a file, whose {{ name }} places are filled: the text if the model can't be asked or "
+            "gives nothing usable. The next build tries again"
+        ),
+    ] = ""
 
 
 async def ingredients(job: GenerationJob) -> dict[str, str]:
@@ -178,17 +219,14 @@ def _read_text(job: GenerationJob, words: str) -> str:
 
 
 def _options(job: GenerationJob) -> Options:
-    given = job.pattern.generation_config if job.pattern else {}
-    try:
-        return msgspec.convert({name: value for name, value in given.items() if value is not None}, Options)
-    except msgspec.ValidationError as error:
-        raise job.failed(
-            NAME,
-            f"generation_config doesn't fit: {error}",
-            "prompt, model, language, system_prompt and fallback_template are texts, style_hints a list of them, "
-            "temperature is 0 to 1, max_tokens 1 to 128000, retry_count 0 to 10, "
-            "retry_delay 0 to 60, timeout above 0 and up to 600 seconds.",
-        ) from None
+    return read_options(
+        job,
+        NAME,
+        Options,
+        "prompt, model, language, system_prompt and fallback_template are texts, style_hints a list of them, "
+        "temperature is 0 to 1, max_tokens 1 to 128000, retry_count 0 to 10, "
+        "retry_delay 0 to 60, timeout above 0 and up to 600 seconds.",
+    )
 
 
 def _prompt_values(job: GenerationJob, options: Options) -> dict[str, Any]:
@@ -201,7 +239,7 @@ def _make_request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequ
     model = options.model or default_model
     behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
     prompt, warnings = fill_names(job, NAME, job.sources[PROMPT], behavior, context=_prompt_values(job, options))
-    hints = [options.style_hints] if isinstance(options.style_hints, str) else options.style_hints
+    hints = (options.style_hints,) if isinstance(options.style_hints, str) else options.style_hints
     parts = [
         f"Write this in {options.language}." if options.language else "",
         prompt.strip(),

@@ -5,12 +5,26 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill_places, list_names, template_file
+from chora.generators.generator import (
+    GeneratedText,
+    GenerationJob,
+    GeneratorOptions,
+    as_text,
+    fill_places,
+    list_names,
+    template_file,
+)
 
 NAME = "demonstration"
 VERSION = "1.0.0"
 DESCRIPTION = "Joins the `example_output` of the config's elements; needs no context."
 CAPABILITIES = ("basic_generation", "variables")
+NOTES = (
+    "template is a text or a template file. Its names are those of elements, or declared in variables of the pattern: "
+    "the value of one is its source, else its default."
+)
+
+Options = GeneratorOptions
 
 _PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.-]*)\s*\}\}")
 _ELEMENT = re.compile(r"elements\.([^.]+)\.example_output")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Meta, Struct
 
 from chora.catalog import OnRead
 from chora.errors import GenerationFailed, LimitExceeded
@@ -14,6 +15,32 @@ from chora.files import SOURCE_LIMIT
 from chora.generators.templates import Templates
 from chora.llm import ModelReply, ModelRequest
 from chora.model import ContentConfig, Pattern
+
+ContextOption = Annotated[
+    dict[str, Any],
+    Meta(
+        description="Values that the text may use, the lowest of all; {source: runtime, …} declares a variable, "
+        "{source: file, path: …} reads a value"
+    ),
+]
+
+
+class GeneratorOptions(Struct, frozen=True, kw_only=True):
+    """The options that every generator takes in `generation_config`."""
+
+    context: ContextOption = {}
+
+
+class FillOptions(GeneratorOptions, frozen=True, kw_only=True):
+    """The options in `generation_config` of what fills `{{ dotted.name }}` places."""
+
+    undefined_behavior: Annotated[
+        Literal["error", "keep", "empty"] | None,
+        Meta(
+            description="What a name without a value does: error, keep its place as it stands, or leave it empty. "
+            "Without it: error, or where templates are lenient empty"
+        ),
+    ] = None
 
 
 class InvalidGeneratorConfig(GenerationFailed):
@@ -96,6 +123,30 @@ class GenerationJob(NamedTuple):
             template_path=name,
             searched_paths=self.templates.candidate_paths(name),
         )
+
+
+OptionsStruct = TypeVar("OptionsStruct", bound=Struct)
+
+
+def read_options(job: GenerationJob, generator: str, options: type[OptionsStruct], hint: str) -> OptionsStruct:
+    """The options in the pattern's `generation_config`; null counts as absent.
+
+    Names that aren't options are warned about elsewhere, for every generator alike, and `undefined_behavior` is read by
+    the function of its name.
+
+    Raises:
+        GenerationFailed: one isn't what it may be.
+    """
+    given = {
+        name: value
+        for name in options.__struct_encode_fields__
+        if name != "undefined_behavior" and (value := job.option(name)) is not None
+    }
+    try:
+        return msgspec.convert(given, options)
+    except msgspec.ValidationError as error:
+        described = f"{hint} generator://{generator} describes them all."
+        raise job.failed(generator, f"generation_config doesn't fit: {error}", described) from None
 
 
 class GeneratedText(NamedTuple):

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated, Literal
 
-from chora.generators.generator import GeneratedText, GenerationJob, list_names
+from msgspec import Meta
+
+from chora.generators.generator import ContextOption, GeneratedText, GenerationJob, list_names, read_options
 from chora.render import RenderedText, RenderFailed, RenderJob, TemplateOptions
 
 NAME = "jinja2"
 VERSION = "1.0.0"
 DESCRIPTION = "Renders a Jinja2 template (file or inline) with loops, conditions, filters, includes and inheritance."
 CAPABILITIES = ("template", "conditionals", "loops", "filters")
+NOTES = (
+    "template is a file, or the template itself. The page templates says where it is looked for, what it sees and "
+    "which filters there are."
+)
+
+
+class Options(TemplateOptions, frozen=True, forbid_unknown_fields=False, kw_only=True):
+    """The options in `generation_config`."""
+
+    undefined: Annotated[
+        Literal["strict", "lenient"] | None,
+        Meta(
+            description="strict: an undefined name is an error; lenient: it is empty, with a warning. Without it, as "
+            "templates.undefined says"
+        ),
+    ] = None
+    context: ContextOption = {}  # noqa: RUF012 (never changed)
+
 
 INLINE = "<inline>"
 """The name of an inline template in errors and among the ingredients."""
@@ -142,16 +162,13 @@ def undefined_warnings(rendered: RenderedText) -> list[str]:
 
 
 def _options(job: GenerationJob) -> TemplateOptions:
-    wanted = {key: value for key in TemplateOptions.__struct_fields__ if (value := job.option(key)) is not None}
-    try:
-        return msgspec.convert(wanted, TemplateOptions)
-    except msgspec.ValidationError as error:
-        raise job.failed(
-            NAME,
-            f"generation_config doesn't fit: {error}",
-            "trim_blocks, lstrip_blocks, keep_trailing_newline and autoescape are true or false; extensions may list "
-            "jinja2.ext.do and jinja2.ext.loopcontrols.",
-        ) from None
+    return read_options(
+        job,
+        NAME,
+        TemplateOptions,
+        "trim_blocks, lstrip_blocks, keep_trailing_newline and autoescape are true or false; extensions may list "
+        "jinja2.ext.do and jinja2.ext.loopcontrols.",
+    )
 
 
 _ERROR_TYPES = {

@@ -9,11 +9,17 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from chora.errors import ChoraError, GenerationFailed, UsageError
 from chora.files import Folder
 from chora.generators.generator import GeneratedText, GenerationJob
 from chora.generators.plugins import load_generator, plugin_code, source_digest
 from chora.settings import LlmSettings
+from chora.wording import find_nearest
+
+UNKNOWN_SHOWN = 10
+"""Unknown options of one config that are warned about."""
 
 log = logging.getLogger("chora.generators")
 
@@ -33,6 +39,8 @@ class Generator:
         self.name: str = module.NAME
         self.version: str = module.VERSION
         self.description: str = module.DESCRIPTION
+        self.notes: str = str(getattr(module, "NOTES", ""))
+        """What an author should know besides."""
         self.capabilities: tuple[str, ...] = tuple(module.CAPABILITIES)
         self.names: tuple[str, ...] = (module.NAME, *getattr(module, "ALIASES", ()))
         """The name and the aliases."""
@@ -42,6 +50,8 @@ class Generator:
         """Fields of the config, packages and environment variables (or secrets) without which it makes nothing."""
         self.upstream_dependencies: dict[str, Any] = getattr(module, "UPSTREAM_DEPENDENCIES", {})
         """The services that it calls, as it describes them."""
+        self.options: type[Struct] | None = _options_of(module)
+        """Its options in `generation_config`; None for a plugin that doesn't declare them."""
         self.source_digest = source_digest(module)
         """SHA-256 of a plugin's source; empty for built-in generators, whose version says as much."""
 
@@ -53,6 +63,18 @@ class Generator:
     def identity(self) -> tuple[str, str, str]:
         """What tells two generators, or two versions of one, apart; part of every fingerprint."""
         return self.name, self.version, self.source_digest
+
+    def unknown_options(self, job: GenerationJob) -> list[str]:
+        """A warning for each option in `generation_config` that it doesn't know: a misspelt one would do nothing."""
+        if self.options is None or job.pattern is None:
+            return []
+        known = [*self.options.__struct_encode_fields__, "context"]
+        unknown = sorted(job.pattern.generation_config.keys() - set(known))
+        return [
+            f"generation_config.{name[:80]} means nothing to {self.name}"
+            + (f"; did you mean {near[0]}?" if (near := find_nearest(name, known, 1)) else "")
+            for name in unknown[:UNKNOWN_SHOWN]
+        ]
 
     async def gather_ingredients(self, job: GenerationJob) -> dict[str, str]:
         """The texts that it reads besides config and context, by name.
@@ -120,6 +142,11 @@ class Generator:
             error_class=GenerationFailed,
             error_type=kind,
         )
+
+
+def _options_of(module: ModuleType) -> type[Struct] | None:
+    found: object = getattr(module, "Options", None)
+    return found if isinstance(found, type) and issubclass(found, Struct) else None
 
 
 class _PluginFailed(Exception):

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import re
 
-from chora.generators.generator import GeneratedText, GenerationJob, fill_names, template_file, undefined_behavior
+from chora.generators.generator import (
+    FillOptions,
+    GeneratedText,
+    GenerationJob,
+    fill_names,
+    template_file,
+    undefined_behavior,
+)
 
 NAME = "template_fill"
 VERSION = "1.0.0"
 DESCRIPTION = "Replaces {{ dotted.name }} by values of the context; no loops or conditions."
 CAPABILITIES = ("template", "simple_substitution")
+NOTES = (
+    "template is as for jinja2. A dotted name reaches into objects and lists, such as guests.0.name; null is no value. "
+    "Text is written as it is, everything else as JSON. Escapes in the template (\\n, \\t, \\r, \\', \\\", \\\\) are "
+    "resolved, never those in values."
+)
+
+Options = FillOptions
 
 _ESCAPE = re.compile(r"\\([ntr'\"\\])")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "'": "'", '"': '"', "\\": "\\"}

@@ -15,10 +15,10 @@ Only plain data crosses: MessagePack of the Structs below, each message prefixed
 from __future__ import annotations
 
 import struct
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from chora import settings
 from chora.nesting import DECODING_LIMIT, NestedTooDeeply, is_too_deep
@@ -36,11 +36,18 @@ NESTED_TOO_DEEPLY = "it is nested too deeply"
 class TemplateOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a template is parsed, in jinja2's own names."""
 
-    trim_blocks: bool = False
-    lstrip_blocks: bool = False
-    keep_trailing_newline: bool = False
-    autoescape: bool = False
-    extensions: tuple[Literal["jinja2.ext.do", "jinja2.ext.loopcontrols"], ...] = ()
+    trim_blocks: Annotated[bool, Meta(description="Leave out the newline behind a {% %} tag")] = False
+    lstrip_blocks: Annotated[bool, Meta(description="Leave out the blanks before a {% %} tag that begins its line")] = (
+        False
+    )
+    keep_trailing_newline: Annotated[
+        bool, Meta(description="Keep the newline at the end of the template; jinja2 drops one")
+    ] = False
+    autoescape: Annotated[bool, Meta(description="Escape values for HTML; | safe excepts one")] = False
+    extensions: Annotated[
+        tuple[Literal["jinja2.ext.do", "jinja2.ext.loopcontrols"], ...],
+        Meta(description="jinja2.ext.do adds {% do %}, jinja2.ext.loopcontrols {% break %} and {% continue %}"),
+    ] = ()
 
 
 class RenderJob(Struct, frozen=True, tag=True, omit_defaults=True):

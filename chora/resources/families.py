@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, unquote
 
 from chora.catalog import Catalog
 from chora.errors import InvalidConfigId
+from chora.manual import PAGES
 from chora.model import KINDS
 from chora.resources.capabilities import TOPICS, list_capabilities, read_capabilities, topics
 from chora.resources.configs import config_family, config_list_family, list_schemas, read_schema, schema_names
@@ -19,10 +20,11 @@ from chora.resources.contents import (
     read_version,
     read_versions,
 )
-from chora.resources.family import JSON, TEXT, Family, Parameter, list_none
+from chora.resources.family import JSON, MARKDOWN, TEXT, Family, Parameter, list_none
 from chora.resources.generators import generator_names, list_generators, read_generator
 from chora.resources.jobs import job_ids, list_jobs, read_job
 from chora.resources.manifests import collection_ids, list_manifests, read_manifest
+from chora.resources.manual import list_pages, page_names, read_manual
 from chora.resources.templates import list_templates, read_template, template_names
 from chora.resources.uris import Arguments, shorten, uri_parts
 
@@ -38,6 +40,17 @@ FAMILIES: tuple[Family, ...] = (
         {"schema_name": Parameter("content, artifact or collection", schema_names)},
         read_schema,
         list_schemas,
+        fixed=True,
+    ),
+    Family(
+        "manual",
+        "manual://{page}",
+        "Manual",
+        "A page of the manual of the config formats; overview names the others",
+        MARKDOWN,
+        {"page": Parameter(", ".join(PAGES), page_names)},
+        read_manual,
+        list_pages,
         fixed=True,
     ),
     Family(

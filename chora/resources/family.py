@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 TEXT = "text/plain"
+MARKDOWN = "text/markdown"
 
 
 class ResourceContext(NamedTuple):

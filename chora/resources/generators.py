@@ -7,15 +7,18 @@ from typing import Any
 
 from chora.errors import GeneratorNotFound
 from chora.generators.registry import Generator
+from chora.manual.examples import GENERATOR_EXAMPLES
+from chora.manual.tables import option_tables
 from chora.protocol.types import Resource
 from chora.resources.family import JSON, Listed, ResourceContext, format_json
 from chora.resources.uris import Arguments
+from chora.skeletons import skeleton
 
 
 def read_generator(context: ResourceContext, arguments: Arguments) -> str:
     name, registry = arguments["generator_type"], context.engine.generators
     if (generator := registry.by_name.get(name)) is not None:
-        return format_json(describe_generator(context, generator))
+        return format_json({**describe_generator(context, generator), **_describe_use(generator)})
     # How chora-compose listed them.
     wanted = {"list": ("builtin", "plugin"), "builtin": ("builtin",), "plugins": ("plugin",)}.get(name)
     if wanted is not None:
@@ -40,6 +43,18 @@ def describe_generator(context: ResourceContext, generator: Generator) -> dict[s
         "capabilities": list(generator.capabilities),
         "module": generator.module.__name__,
         "required_context_keys": list(generator.required_context_keys),
+    }
+
+
+def _describe_use(generator: Generator) -> dict[str, Any]:
+    """How a config uses it: its options, as the manual has them, the smallest config, and examples."""
+    examples = GENERATOR_EXAMPLES.get(generator.name, ()) if not generator.is_plugin else ()
+    return {
+        "notes": generator.notes,
+        "options": [table.as_dict() for table in option_tables(generator.options)] if generator.options else [],
+        "skeleton": skeleton("content", generator.name),
+        "examples": [{"about": each.about, "config": each.config, "text": each.text} for each in examples],
+        "manual": ["manual://generators", "manual://content", "manual://context"],
     }
 
 

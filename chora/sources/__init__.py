@@ -1,8 +1,8 @@
 """The context sources: where a value may come from, one file each.
 
-A source is a module with a `TYPE` and `async def fetch(source, access)`, and with `SELECTORS` if it applies some
-selectors itself. It reads through its `SourceAccess`, which records what was read. It returns data, which is never
-rendered, opened or run.
+A source is a module with a `TYPE`, a `DESCRIPTION`, what its `LOCATOR` is, its `LIMITS` if it has any, and
+`async def fetch(source, access)`, and with `SELECTORS` if it applies some selectors itself. It reads through its
+`SourceAccess`, which records what was read. It returns data, which is never rendered, opened or run.
 
 A new source is one module here, its name in `SOURCES` and in the independence contract of `pyproject.toml`.
 """

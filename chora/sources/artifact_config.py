@@ -9,6 +9,8 @@ from chora.model import Source
 from chora.sources.source import SERVER_ERRORS, SourceAccess, SourceFailed
 
 TYPE = "artifact_config"
+DESCRIPTION = "The config of an artifact, as data."
+LOCATOR = "The id of an artifact config, or its path."
 
 
 async def fetch(source: Source, access: SourceAccess) -> Any:

@@ -13,6 +13,12 @@ from chora.sources.data_files import parse_content_text
 from chora.sources.source import PASSED_ON, SourceAccess, SourceFailed
 
 TYPE = "content_config"
+DESCRIPTION = (
+    "Another content: its config as data, or, with the selector output, the text that it has now; that is data if the "
+    "content's output format is json or yaml."
+)
+LOCATOR = "The id of a content config, or its path."
+LIMITS = "10 texts in a chain; a circle is an error"
 
 OUTPUT = "output"
 SELECTORS = (OUTPUT,)

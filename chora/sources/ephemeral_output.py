@@ -21,6 +21,15 @@ from chora.sources.data_files import parse_content_text
 from chora.sources.source import PASSED_ON, SERVER_ERRORS, SourceAccess, SourceFailed
 
 TYPE = "ephemeral_output"
+DESCRIPTION = (
+    "The text that another content has now, or texts that were stored earlier; data, if the content's output format is "
+    "json or yaml."
+)
+LOCATOR = (
+    "The id of a content for the text it has now, or id:strategy with a retrieval strategy for stored ones, such as "
+    "notes:all or notes:version:1.2.0."
+)
+LIMITS = "10,000 texts with all"
 
 LATEST = "latest"
 LACKS_CONTEXT = ("MissingVariable", "UndefinedError", "WrongType")

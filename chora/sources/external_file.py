@@ -10,6 +10,9 @@ from chora.sources.data_files import parse_text
 from chora.sources.source import SourceAccess, SourceFailed
 
 TYPE = "external_file"
+DESCRIPTION = "A file of the project, parsed by its suffix; a suffix that isn't one of a data file gives the text."
+LOCATOR = "A path, relative to the project."
+LIMITS = "10 MB, UTF-8; .git, .chora, .env files and files that the settings name as secrets are refused"
 
 
 async def fetch(source: Source, access: SourceAccess) -> Any:

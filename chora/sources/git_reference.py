@@ -27,6 +27,12 @@ from chora.sources.data_files import parse_text
 from chora.sources.source import SourceAccess, SourceFailed
 
 TYPE = "git_reference"
+DESCRIPTION = "A file as a commit of a git repository in the project has it, parsed by its suffix."
+LOCATOR = (
+    "ref:path, such as HEAD:docs/safety.md or v1.2:CHANGELOG.md; the path is relative to the project, or to "
+    "the folder that repo names. The short spelling has ref, file and repo."
+)
+LIMITS = "10 MB, 10 seconds; nothing is fetched, and the repository must hold its objects itself"
 
 DEADLINE = 10.0
 """Seconds that one run of git may take."""

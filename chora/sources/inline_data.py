@@ -8,6 +8,8 @@ from chora.model import Source
 from chora.sources.source import SourceAccess
 
 TYPE = "inline_data"
+DESCRIPTION = "A value that stands in the config itself."
+LOCATOR = "The value as JSON; what isn't JSON is text. The short spelling has it as data, of any type."
 
 
 async def fetch(source: Source, access: SourceAccess) -> Any:

@@ -1,15 +1,4 @@
-"""Selectors: a part of a source's value.
-
-| selector | takes |
-|---|---|
-| none, `whole_content` | everything |
-| `$…` | an RFC 9535 JSONPath: a singular query gives the value, any other a list (`Source.matches` decides otherwise) |
-| `## Heading` | a Markdown section with its heading, up to the next heading of the same or a higher level |
-| `## Part > ### Heading` | a section in a section; `> body` at the end leaves its heading out |
-| `body`, `front_matter` | a text below its front matter; the front matter, as data |
-| `function:name`, `class:name` | a definition in Python or JavaScript, with the lines indented below it |
-| `10-20`, `10:20`, `:50`, `100:` | lines, counted from 1, both ends included |
-"""
+"""Selectors: a part of a source's value. `FORMS` says what each form takes."""
 
 from __future__ import annotations
 
@@ -25,6 +14,22 @@ from chora.render.pool import RenderPool
 from chora.render.text_parts import FRONT_MATTER, PartNotFound, select_first, shorten_selector, split_front_matter
 from chora.sources.data_files import parse_text
 from chora.sources.source import SourceAccess, SourceFailed
+
+FORMS = {
+    "whole_content": "everything; so does no selector",
+    "$.a.b": "values of data, by an RFC 9535 JSONPath; a text is read as JSON first",
+    "## Title": "the Markdown section with its heading, with number signs or underlined, up to the next heading "
+    "of the same or a higher level",
+    "## 1.0 > ### Added": "the section in a section; as many steps as needed",
+    "## Title > body": "the section without its heading",
+    "front_matter": "the data at the beginning of a text, between lines of --- (YAML) or +++ (TOML)",
+    "body": "the text below its front matter",
+    "function:name": "a function in Python or JavaScript, with the lines indented below it",
+    "class:name": "a class, the same way",
+    "10-20": "lines, counted from 1, both ends included; also 10:20, :50 and 100:",
+    "output": "of a content_config, the text that the content gives instead of its config",
+}
+"""What each form of a selector takes, by an example of it. A part of data other than by JSONPath is one of its JSON."""
 
 INLINE_LENGTH = 64 * 1024
 """Texts up to this length are searched in this process; longer ones in a worker."""

@@ -16,7 +16,7 @@ from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_si
 ConfigData = Annotated[
     Any,
     Meta(
-        description="The config, in the format of schema://CONFIG_TYPE; {} is answered with a skeleton",
+        description="The config, as manual://CONFIG_TYPE and schema://CONFIG_TYPE say; {} is answered with a skeleton",
         extra_json_schema={"type": "object"},
     ),
 ]

@@ -20,6 +20,7 @@ from chora import __main__, __version__, skeletons
 from chora.cli import COMMANDS, main, program
 from chora.cli.run import hint_for_people, parse_context, report_errors
 from chora.errors import InvalidInput
+from chora.manual import PAGES, read_page
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, content, requirement, unchanged
 
@@ -209,6 +210,23 @@ async def test_call_reaches_a_server(hello: Project, serve: Serve):
     assert json.loads(good.stdout)["transport"] == "http"
     assert bad.returncode == 3, "as here"
     assert json.loads(bad.stdout)["error"]["code"] == "config_not_found"
+
+
+@requirement("manual.one-text")
+def test_the_manual_is_printed_page_by_page(run: Run):
+    """The first page names the others; hints on the command line name its command."""
+    assert run("manual").stdout == read_page("overview")
+    for page in PAGES:
+        assert run("manual", page).stdout == read_page(page)
+        assert loads(run("manual", page, "--json"))["text"] == read_page(page)
+    assert "'overview'" in run("manual", "novel", code=2).stderr
+    hint = (
+        "Every field is described in manual://content; its schema is schema://content; generator://jinja2 has options."
+    )
+    assert hint_for_people(hint) == (
+        "Every field is described in `chora manual content`; its schema is `chora schema content`; "
+        "`chora manual generators` has options."
+    )
 
 
 def test_schema_prints_a_skeleton(run: Run, hello: Project):

@@ -276,14 +276,6 @@ async def test_an_invalid_feature_is_refused(tmp_path: Path, options: dict[str, 
     assert said in await refused(tmp_path, options)
 
 
-async def test_a_misspelt_key_is_a_warning(tmp_path: Path):
-    """It says which keys aren't used; keys that every generator has aren't warned of."""
-    made = await write(tmp_path, feature(scenario=[], context={"a": 1}, undefined_behavior="keep"))
-    assert made.warnings == ["generation_config.scenario means nothing to bdd_scenario"]
-    made = await write(tmp_path, feature(**dict.fromkeys("hgfedcba", 1)))
-    assert made.warnings == [f"generation_config.{key} means nothing to bdd_scenario" for key in "abcdefgh"]
-
-
 # -- values -----------------------------------------------------------------------------------------------------
 
 

@@ -696,7 +696,7 @@ COMPOSITIONS: dict[str, list[dict[str, Any]]] = {
 
 def test_every_composition_is_tried():
     """A new strategy needs a row here."""
-    assert set(COMPOSITIONS) == set(compose._STRATEGIES) - {"custom"}
+    assert set(COMPOSITIONS) == set(compose.STRATEGIES) - {"custom"}
 
 
 @requirement("hostile.event-loop")

@@ -143,9 +143,8 @@ async def test_a_refused_draft_comes_with_a_skeleton(ask: Asking, kind: str, dat
     """Of its kind, and of the generator that it names; the hint says so and where every field is described."""
     refused = await ask.refused("draft_config", "validation_error", config_type=kind, config_data=data)
     assert refused["details"]["skeleton"] == expected
-    assert (
-        f"details.skeleton is the smallest config that fits; schema://{kind} describes every field." in refused["hint"]
-    )
+    assert f"Every field is described in manual://{kind}." in refused["hint"]
+    assert "details.skeleton is the smallest config that fits." in refused["hint"]
 
 
 # -- test_config ------------------------------------------------------------------------------------------------

@@ -66,8 +66,8 @@ async def compose(
         CompositionFailed: they can't be composed, or the template or composer fails.
         LimitExceeded, Busy: the template takes more than it may, or can't be rendered now.
     """
-    strategy = _STRATEGIES[config.metadata.composition_strategy]
-    return await strategy(Composition(engine, config, gathered.pieces, context, on_read, gathered.warnings))
+    strategy = STRATEGIES[config.metadata.composition_strategy]
+    return await strategy.compose(Composition(engine, config, gathered.pieces, context, on_read, gathered.warnings))
 
 
 # -- concat -----------------------------------------------------------------------------------------------------
@@ -313,9 +313,29 @@ def _composer_failed(composition: Composition, name: str, error: BaseException) 
     return composition.failed(f"the composer {name} failed: {kind}: {error}.", "Fix the composer.", kind)
 
 
-_STRATEGIES: dict[str, Callable[[Composition], Awaitable[str]]] = {
-    "concat": _compose_by_concatenation,
-    "merge": _compose_by_merging,
-    "template": _compose_with_template,
-    "custom": _compose_with_composer,
+class Strategy(NamedTuple):
+    """A way to make one text of the pieces."""
+
+    compose: Callable[[Composition], Awaitable[str]]
+    description: str
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "concat": Strategy(
+        _compose_by_concatenation, "One after the other with the separator between them; each loses its last newline."
+    ),
+    "merge": Strategy(
+        _compose_by_merging,
+        "As data, if every piece is a JSON object or an output is json or yaml: objects merge, later values win, two "
+        "of different types are an error. Else as Markdown: what is below a repeated heading moves below the first.",
+    ),
+    "template": Strategy(
+        _compose_with_template,
+        "A Jinja2 template that sees pieces (each with id and text), by_id (the texts by id) and the context of the "
+        "caller and the collection.",
+    ),
+    "custom": Strategy(
+        _compose_with_composer, "A composer of the project: a module that the setting plugins.composers names."
+    ),
 }
+"""By the name in `metadata.compositionStrategy`."""

@@ -1,8 +1,5 @@
-"""Gathering the context of one text.
-
-Low to high: reserved names < the pattern's own context < sources < the caller. Objects merge deeply, everything
-else replaces.
-"""
+"""Gathering the context of one text: `LEVELS` says which value of a name wins. Objects merge deeply, everything else
+replaces."""
 
 from __future__ import annotations
 
@@ -24,6 +21,15 @@ from chora.model import (
 from chora.sources import BY_TYPE
 from chora.sources.selectors import select
 from chora.sources.source import SourceAccess, SourceFailed
+
+LEVELS = {
+    "reserved names": "nothing: content_id, artifact_id, collection_id, collection_name and member_id",
+    "the pattern": "generation.patterns[0].generation_config.context of the content, by name",
+    "sources": "inputs.sources of the content, each over those before it; one without an id gives its keys",
+    "the collection": "its shared context and that of the member, as the propagation says",
+    "the caller": "context of the call, or -c on the command line",
+}
+"""Where a context comes from, low to high, and where that is written. Artifacts give none of their own."""
 
 SOURCES_LIMIT = 20_000_000
 """Bytes that the values of one content's sources may have together, as JSON."""
@@ -159,7 +165,7 @@ class _ContextBuilder:
             if source.required:
                 raise self._failed(
                     f"the source {name} has no value: {failed}.",
-                    "Fix the source, or mark it `required: false`.",
+                    "Fix the source, or mark it `required: false`; manual://sources describes every type.",
                     error_type="SourceFailed",
                     source_id=name,
                     source_type=source.type,

@@ -123,7 +123,8 @@ async def gather_inputs(
     recorder.record(GENERATOR + generator.name)
     fingerprint = content_fingerprint(generator, job)
     made_with = _made_with(caller, [name for name in gathered.reserved_names if name in job.context])
-    return GenerationInputs(generator, job, fingerprint, gathered.warnings, recorder, depth, made_with)
+    warnings = [*gathered.warnings, *generator.unknown_options(job)]
+    return GenerationInputs(generator, job, fingerprint, warnings, recorder, depth, made_with)
 
 
 def _made_with(caller: CallerContext, used_names: list[str]) -> MadeWith:

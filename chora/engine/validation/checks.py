@@ -6,7 +6,8 @@ patterns, languages and schemas in the template workers, linters as processes of
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from chora.engine.validation.child_checks import check_coherence, check_completeness
@@ -33,6 +34,7 @@ from chora.engine.validation.text_checks import (
 )
 from chora.errors import LimitExceeded
 from chora.render import RenderFailed
+from chora.render.validation import LANGUAGES
 from chora.wording import find_nearest
 
 
@@ -46,25 +48,86 @@ def _for_each_text(check: TextCheck) -> Callable[[RuleContext], Awaitable[list[R
 
 
 class Check(NamedTuple):
-    """What a type of rule does, and the options that it knows; a rule with another option isn't checked."""
+    """What a type of rule requires, and the options that it knows; a rule with another option isn't checked."""
 
     run: Callable[[RuleContext], Awaitable[list[RuleFinding]]]
-    options: tuple[str, ...] = ()
+    description: str
+    options: Mapping[str, str] = MappingProxyType({})
+    """What each option says."""
 
 
 CHECKS: dict[str, Check] = {
-    "presence": Check(_for_each_text(check_presence)),
-    "length": Check(_for_each_text(check_length), ("min", "max", "min_length", "max_length")),
-    "format": Check(_for_each_text(check_format), ("format", "language")),
-    "syntax": Check(_for_each_text(check_syntax), ("language", "format")),
-    "lint": Check(_for_each_text(check_lint), ("linter", "options", "filename")),
-    "regex": Check(_for_each_text(check_regex), ("pattern", "must_match", "must_not_match", "flags")),
-    "links": Check(_for_each_text(check_links), ("base",)),
-    "schema": Check(_for_each_text(check_schema), ("schema", "schema_file")),
-    "required_fields": Check(check_required_fields, ("fields",)),
-    "completeness": Check(check_completeness),
-    "coherence": Check(check_coherence),
+    "presence": Check(_for_each_text(check_presence), "There is a text, and it isn't blank."),
+    "length": Check(
+        _for_each_text(check_length),
+        "The text has so many characters.",
+        {
+            "min": "Least number of characters",
+            "max": "Greatest number of characters; one of the two is needed",
+            "min_length": "Another name of min",
+            "max_length": "Another name of max",
+        },
+    ),
+    "format": Check(
+        _for_each_text(check_format),
+        "The text is of its format.",
+        {
+            "format": f"One of {', '.join(LANGUAGES)}, or text; without it the format that the config declares",
+            "language": "Another name of format",
+        },
+    ),
+    "syntax": Check(
+        _for_each_text(check_syntax),
+        "The text can be parsed; its findings are syntax_error, those of format are format_mismatch.",
+        {"language": "As format above", "format": "Another name of language"},
+    ),
+    "lint": Check(
+        _for_each_text(check_lint),
+        "A linter finds nothing. It is run only if the setting validation.linters names it.",
+        {
+            "linter": "The program, such as ruff or yamllint; required",
+            "options": "A text or a list: for ruff --select, --ignore and --line-length, for yamllint -d; others are "
+            "refused",
+            "filename": "The name of the text for the linter, such as app.py",
+        },
+    ),
+    "regex": Check(
+        _for_each_text(check_regex),
+        "A regular expression occurs in the text, or doesn't.",
+        {
+            "pattern": "A regular expression of Python that must occur",
+            "must_match": "Another expression that must occur; or false, and pattern mustn't",
+            "must_not_match": "An expression that mustn't occur; or true, and pattern mustn't",
+            "flags": "Letters of Python's flags, such as im: a, i, m, s, x",
+        },
+    ),
+    "links": Check(
+        _for_each_text(check_links),
+        "Relative Markdown links lead to files of the project, and #anchors to headings of the text.",
+        {"base": "The folder that relative links begin at; without it that of the file, or the project"},
+    ),
+    "schema": Check(
+        _for_each_text(check_schema),
+        "The text is JSON or YAML that fits a JSON Schema.",
+        {
+            "schema": "The JSON Schema, or the path of a file of the project that holds it",
+            "schema_file": "The path of such a file",
+        },
+    ),
+    "required_fields": Check(
+        check_required_fields,
+        "Names have a value: in a text that is JSON or YAML, else in the config.",
+        {"fields": "A name such as metadata.version, or a list of them; required"},
+    ),
+    "completeness": Check(
+        check_completeness,
+        "Every child has a config, and a text that is stored or can be generated, and they can be composed.",
+    ),
+    "coherence": Check(
+        check_coherence, "No child, order or output stands twice, and outputs go where they may be written."
+    ),
 }
+"""By the type of the rule; `custom` and `custom_check` name another one as `type` in their options."""
 
 _CUSTOM = ("custom", "custom_check")
 
@@ -88,7 +151,7 @@ async def run_rule(subject: ValidationSubject, rule: ValidationRule) -> list[Rul
         message = f"there is no rule {rule.type[:80]!r}, so it wasn't checked; {meant} {', '.join(CHECKS)}"
         return [RuleFinding("unknown_rule_type", message, None, {"rule_type": rule.type[:80]}, "error")]
     try:
-        _check_options(rule, check.options)
+        _check_options(rule, tuple(check.options))
         return await check.run(RuleContext(subject, rule))
     except MalformedRule as error:
         message = f"the rule {rule.type} doesn't fit: {error}"

@@ -70,7 +70,11 @@ async def check_generator(
     generator = engine.generators.by_name[name]
     pattern = config.generation.patterns[0] if config.generation.patterns else None
     job = GenerationJob(config, pattern, {}, engine.templates, engine.settings.templates.undefined, {})
-    findings: list[RuleFinding] = []
+    place = "generation.patterns[0].generation_config"
+    findings = [
+        RuleFinding("unknown_option", message, place, {"generator_type": name}, "warning")
+        for message in generator.unknown_options(job)
+    ]
     try:
         texts = await generator.gather_ingredients(job)
         if generator.name == jinja2.NAME:

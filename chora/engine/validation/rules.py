@@ -28,6 +28,15 @@ GENERATED_TARGETS = ("", "generated_output", "output", "content", "outputs", "co
 """Targets that mean the text itself, for checks of text; of an artifact, its files."""
 CONFIG_TARGET = "config"
 """The target that means the config."""
+TARGETS = {
+    "generated_output": "the newest stored text of a content, or the files of an artifact; so do output, outputs and "
+    "content",
+    "element.NAME": "the Markdown section of this name in the text, whatever its level; else the element's "
+    "example_output",
+    CONFIG_TARGET: "the config, as JSON",
+    "file:PATH": "a file of the project; so does a path alone",
+}
+"""What a rule may look at, by the form of its target."""
 
 
 class ValidationRule(NamedTuple):

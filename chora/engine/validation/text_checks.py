@@ -24,7 +24,7 @@ _OTHER_NAMES = {
 }
 _ANYTHING = frozenset({"text", "txt", "section", "plain"})
 """Formats that every text is of."""
-_UNCHECKED = frozenset({"javascript", "typescript", "js", "ts", "code", "binary", "test_results"})
+UNCHECKED = frozenset({"javascript", "typescript", "js", "ts", "code", "binary", "test_results"})
 """Formats that can't be checked without running something."""
 
 
@@ -95,7 +95,7 @@ async def _check_language(
     details: dict[str, Any] = {"format": language}
     if language in _ANYTHING:
         return []
-    if language in _UNCHECKED:
+    if language in UNCHECKED:
         message = f"texts of the format {language} aren't checked"
         return [RuleFinding("format_not_checked", message, piece.location(), details, "info")]
     if language not in LANGUAGES:

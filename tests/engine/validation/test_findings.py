@@ -431,7 +431,7 @@ async def test_rules(project: Project, engine: Engine, rule: ValidationRule, bod
 @pytest.mark.parametrize("type", CHECKS)
 async def test_no_check_passes_over_an_option_it_does_not_know(project: Project, engine: Engine, type: str):
     """It says which options there are, and the one that is meant."""
-    known = CHECKS[type].options
+    known = list(CHECKS[type].options)
     near = f"{known[0]}_" if known else "anything"
     project.save(text("piece", TEXT), artifact("pack", [child("piece")]))
     name = "pack" if type in ("completeness", "coherence") else "piece"
