@@ -33,7 +33,7 @@ from chora.settings import LoadedSettings
 from chora.shutdown import end_with_parent, stop_on_signals
 from chora.store import backup
 from chora.supervision import Service
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS
 from chora.transport import stdio
 from chora.transport.pipes import Pipes
 
@@ -52,7 +52,7 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
         stop_on_signals(limits.grace) as stopping,
         open_engine(project, loaded.settings, reading=reading) as engine,
     ):
-        server = project_server(engine, TOOLS, Metrics(), is_watched=True)
+        server = project_server(engine, ALL_TOOLS, Metrics(), is_watched=True)
         engine.changes.subscribe(server.notify_resource_changed)
         async with trio.open_nursery() as services:
             keep_running = engine.supervisor.keep_running
@@ -161,7 +161,7 @@ async def run_server(
         open_engine(project, loaded.settings) as engine,
         trio.open_nursery() as services,
     ):
-        server = project_server(engine, TOOLS, metrics, is_watched=True)
+        server = project_server(engine, ALL_TOOLS, metrics, is_watched=True)
         engine.changes.subscribe(server.notify_resource_changed)
         keep_running = engine.supervisor.keep_running
         health = HealthStatus(engine.store, metrics, engine.supervisor, engine.folder.check_space, server.audit)

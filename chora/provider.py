@@ -17,7 +17,7 @@ from chora.protocol import wire
 from chora.protocol.server import McpServer
 from chora.protocol.types import Call, ToolAnswer
 from chora.resources import ProjectResources
-from chora.tools.tool import Tool
+from chora.tools.tool import DEFAULT_TOOLSET, Tool
 
 INSTRUCTIONS = (
     "chora composes documents and code from configuration. A content config makes one text with a generator; an "
@@ -68,12 +68,12 @@ class ProjectProvider:
 
 def hidden_tools(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_only: bool) -> dict[str, str]:
     """The tools that the settings leave out, and the reason of each."""
-    wanted = set(toolsets)
+    wanted = set(toolsets) or {DEFAULT_TOOLSET}
     reasons: dict[str, str] = {}
     for name, tool in tools.items():
         if read_only and not tool.read_only:
             reasons[name] = "This server only reads: the setting mcp.read_only is on."
-        elif wanted and tool.toolset not in wanted and name not in ALWAYS_OFFERED:
+        elif not tool.toolsets & wanted and name not in ALWAYS_OFFERED:
             reasons[name] = f"This server leaves out the toolset {tool.toolset}: mcp.toolsets doesn't name it."
     return reasons
 

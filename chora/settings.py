@@ -247,14 +247,28 @@ class ProbeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     latency_calls: Annotated[Count, Meta(description="Calls in a benchmark round")] = 10
 
 
-Toolset = Literal["core-generation", "config-lifecycle", "storage", "discovery", "validation", "collections", "utility"]
+Toolset = Literal[
+    "default",
+    "core-generation",
+    "config-lifecycle",
+    "storage",
+    "discovery",
+    "validation",
+    "collections",
+    "utility",
+    "reading",
+]
 
 
 class McpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What the server offers to agents."""
 
     toolsets: Annotated[
-        tuple[Toolset, ...], Meta(description="Tools that are offered, besides hello_world; if empty, all")
+        tuple[Toolset, ...],
+        Meta(
+            description="Tools that are offered, besides hello_world: default is all but those of reading (get_config, "
+            "get_text, list_collections); if empty, default"
+        ),
     ] = ()
     read_only: Annotated[bool, Meta(description="Offer only the tools that change nothing")] = False
 

@@ -37,7 +37,7 @@ from chora.resources import FAMILIES
 from chora.skeletons import skeleton
 from chora.sources import SOURCES
 from chora.sources.selectors import FORMS
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "build" / "docs"
@@ -60,7 +60,7 @@ def main() -> None:
 def gather() -> dict[str, Any]:
     """The descriptions that the code contains, as data for the templates."""
     return {
-        "tools": {"tools": [{**tool.describe(), "signature": tool.signature()} for tool in TOOLS.values()]},
+        "tools": {"tools": [{**tool.describe(), "signature": tool.signature()} for tool in ALL_TOOLS.values()]},
         "cli": {
             "commands": [each for name in COMMANDS for each in describe_command(name)],
             "options": describe_options(program),

@@ -24,7 +24,7 @@ from chora.access import LOCAL, Principal
 from chora.cli.samples import INIT, write_sample
 from chora.engine.engine import Engine, open_engine
 from chora.protocol.types import Call
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS, TOOLS
 from tests.http_client import HttpTestClient
 from tests.patience import PATIENCE
 
@@ -267,7 +267,7 @@ def unchanged(project: Project) -> Generator[None]:
 @functools.cache
 def answer_schema(tool: str) -> jsonschema.Draft202012Validator:
     """What holds a tool's answers to its published schema; making one takes longer than most calls."""
-    return jsonschema.Draft202012Validator(TOOLS[tool].output_schema)
+    return jsonschema.Draft202012Validator(ALL_TOOLS[tool].output_schema)
 
 
 class Asking:
@@ -295,7 +295,7 @@ class Asking:
 
     async def answer(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         call = Call("test", len(TOOLS), principal=self.principal)
-        answer = await TOOLS[tool].run_tool(self.engine, msgspec.json.encode(arguments), call)
+        answer = await ALL_TOOLS[tool].run_tool(self.engine, msgspec.json.encode(arguments), call)
         # No client learns where on the machine the project is.
         assert str(self.engine.folder.root).encode() not in answer.body
         body = msgspec.json.decode(answer.body)

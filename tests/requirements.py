@@ -235,6 +235,7 @@ TOOLS = {
     "tools.generate-collection.truncated": (
         "generate_collection shows of a very large collection what has changed, and links the rest."
     ),
+    "tools.reading": "The toolset `reading`, offered on request, has tools for clients that can't read resources.",
     "tools.usage": "A result says which model, tokens and US dollars its text took.",
     "tools.collections-bounded": "Answers about a collection have totals and the first 50 rows that say something.",
     "tools.generate-collection.errors": "generate_collection fails with the codes and details that are documented.",

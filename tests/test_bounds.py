@@ -17,7 +17,7 @@ from chora.errors import GenerationFailed, InvalidInput, UsageError, ValidationF
 from chora.generators import code_generation
 from chora.model import STRUCTS, Kind, LongSource, ShortSource
 from chora.settings import Settings, load
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS
 from chora.tools.storage import Retention
 from tests.conftest import Asking, Project, text
 from tests.documents import WHOLE, put
@@ -138,6 +138,8 @@ ARGUMENTS: dict[str, dict[str, float]] = {
             "list_collection_members",
             "check_collection_cache",
             "check_freshness",
+            "get_text",
+            "list_collections",
         )
     },
 }
@@ -225,7 +227,7 @@ def test_the_bounds_are_these():
     assert bounds_of(code_generation.Options) == OPTIONS
     arguments = {
         f"{tool.name}.{path}": bounds
-        for tool in TOOLS.values()
+        for tool in ALL_TOOLS.values()
         for path, bounds in bounds_of(tool.arguments_type).items()
     }
     assert arguments == ARGUMENTS
@@ -325,7 +327,7 @@ def test_an_argument_is_accepted_up_to_its_bounds(name: str):
     }
 
     def decode(value: Any) -> Any:
-        return TOOLS[tool].decode_arguments(msgspec.json.encode({**required.get(tool, {}), argument: value}))
+        return ALL_TOOLS[tool].decode_arguments(msgspec.json.encode({**required.get(tool, {}), argument: value}))
 
     values = cases(ARGUMENTS[name], whole=True)
     for value in values.accepted:

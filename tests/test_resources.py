@@ -39,7 +39,7 @@ from chora.resources.provider import PAGE_SIZE
 from chora.resources.tool_examples import TOOL_EXAMPLES
 from chora.store import Version
 from chora.store.records import Job
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS, TOOLS
 from chora.tools.batch import CONCURRENCY, CONTENTS_LIMIT
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.documents import collection
@@ -400,7 +400,7 @@ async def test_tool_capabilities_show_the_registered_tools(engine: Engine):
             TOOLS[tool["name"]].decode_arguments(msgspec.json.encode(example))
             assert all(shown["metadata"]["errors"][error["code"]] for error in tool["common_errors"])
     assert len(resources.read_resource("capabilities://tools").text or "") <= 24 * 1024
-    assert set(TOOL_EXAMPLES) == set(TOOLS)
+    assert set(TOOL_EXAMPLES) == set(ALL_TOOLS)
     codes = [error["code"] for error in by_name["generate_content"]["common_errors"]]
     assert codes == ["invalid_input", "config_not_found", "invalid_context"]
     assert by_name["generate_content"]["performance"]["typical_ms"] is None

@@ -42,16 +42,18 @@ context_option = click.option(
 )
 
 
+toolset_option = click.option(
+    "--toolset",
+    multiple=True,
+    type=click.Choice(get_args(settings.Toolset)),
+    help="Only these tools; may be given several times.",
+)
+
+
 def toolset_options(function: Function) -> Function:
     """The options that decide which tools a server offers."""
     read_only = click.option("--read-only", is_flag=True, default=None, help="Offer only tools that change nothing.")
-    toolset = click.option(
-        "--toolset",
-        multiple=True,
-        type=click.Choice(get_args(settings.Toolset)),
-        help="Offer only these tools; may be given several times.",
-    )
-    return read_only(toolset(function))
+    return read_only(toolset_option(function))
 
 
 def toolset_flags(read_only: bool | None, toolset: tuple[str, ...]) -> dict[str, Any]:
@@ -134,11 +136,11 @@ _TOOL_NAME = re.compile(r"(?<!chora call )\b[a-z]+(?:_[a-z]+)+\b")
 
 def hint_for_people(hint: str) -> str:
     """A hint that names tools, with the commands that people have instead of them."""
-    from chora.tools import TOOLS
+    from chora.tools import ALL_TOOLS
 
     def name_command(found: re.Match[str]) -> str:
         name = found[0]
-        return f"`{COMMAND_OF_TOOL.get(name, f'chora call {name}')}`" if name in TOOLS else name
+        return f"`{COMMAND_OF_TOOL.get(name, f'chora call {name}')}`" if name in ALL_TOOLS else name
 
     return _TOOL_NAME.sub(
         name_command, _MANUAL_URI.sub(r"`chora \1 \2`", _GENERATOR_URI.sub("`chora manual generators`", hint))
@@ -189,13 +191,13 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
     """
     from chora.engine.engine import open_engine
     from chora.protocol.types import Call, ToolAnswer
-    from chora.tools import TOOLS
+    from chora.tools import ALL_TOOLS, TOOLS
 
-    tool = TOOLS.get(name)
+    tool = ALL_TOOLS.get(name)
     if tool is None:
-        near = find_nearest(name, TOOLS, 1)
+        near = find_nearest(name, ALL_TOOLS, 1)
         hint = f"Did you mean `chora call {near[0]}`?" if near else "`chora tools` lists them."
-        raise InvalidInput(f"There is no tool {name}.", hint, tool=name, allowed=list(TOOLS))
+        raise InvalidInput(f"There is no tool {name}.", hint, tool=name, allowed=list(ALL_TOOLS))
     folder, loaded = load_settings(project)
 
     async def run() -> ToolAnswer:

@@ -43,4 +43,7 @@ TOOL_EXAMPLES: dict[str, dict[str, Any]] = {
     "check_freshness": _COLLECTION,
     "cleanup_ephemeral": {"retention": {"keep_versions": 3}, "dry_run": True},
     "delete_content": {"content_id": "intro", "preserve_metadata": True},
+    "get_config": {"config_id": "intro"},
+    "get_text": {"content_id": "intro", "offset": 16_384},
+    "list_collections": {"limit": 20},
 }

@@ -12,11 +12,12 @@ from chora.tools import (
     content,
     dependencies,
     discovery,
+    reading,
     storage,
     utility,
     validation,
 )
-from chora.tools.tool import Tool
+from chora.tools.tool import DEFAULT_TOOLSET, Tool
 
 MODULES: tuple[ModuleType, ...] = (
     utility,
@@ -29,8 +30,12 @@ MODULES: tuple[ModuleType, ...] = (
     dependencies,
     validation,
     storage,
+    reading,
 )
+"""Each module of this package that has tools."""
 
-TOOLS: dict[str, Tool] = {
+ALL_TOOLS: dict[str, Tool] = {
     value.name: value for module in MODULES for value in vars(module).values() if isinstance(value, Tool)
 }
+TOOLS: dict[str, Tool] = {name: tool for name, tool in ALL_TOOLS.items() if DEFAULT_TOOLSET in tool.toolsets}
+"""The tools that a server offers unless its settings say otherwise."""

@@ -129,7 +129,7 @@ async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Cal
         returned=len(configs),
         next_offset=page.next_offset(len(matching)),
         configs=configs,
-        invalid=_invalid_configs(listing, page),
+        invalid=invalid_configs(listing, page),
         invalid_total=len(listing.invalid),
         duration_ms=milliseconds_since(started),
     )
@@ -177,7 +177,7 @@ async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Ca
         returned=len(configs),
         next_offset=page.next_offset(len(matching)),
         configs=configs,
-        invalid=_invalid_configs(listing, page),
+        invalid=invalid_configs(listing, page),
         invalid_total=len(listing.invalid),
         duration_ms=milliseconds_since(started),
     )
@@ -200,7 +200,7 @@ async def _select(configs: list[FoundConfig], fits: Callable[[FoundConfig], bool
     return found
 
 
-def _invalid_configs(listing: ConfigListing, page: Page) -> list[InvalidConfigInfo]:
+def invalid_configs(listing: ConfigListing, page: Page) -> list[InvalidConfigInfo]:
     """The files that can't be read, a page of them beside a page of the others."""
     return [InvalidConfigInfo(file_path=broken.path, error=broken.error) for broken in page.of(listing.invalid)]
 
@@ -261,7 +261,7 @@ async def list_content(engine: Engine, arguments: ListContent, call: Call) -> Co
         returned=len(shown),
         next_offset=page.next_offset(len(found)),
         content=[await _describe_content(engine, each) for each in shown],
-        invalid=_invalid_configs(listing, page),
+        invalid=invalid_configs(listing, page),
         invalid_total=len(listing.invalid),
         duration_ms=milliseconds_since(started),
     )
@@ -402,7 +402,7 @@ async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -
         returned=len(shown),
         next_offset=page.next_offset(len(found)),
         artifacts=[await _describe_artifact(engine, each) for each in shown],
-        invalid=_invalid_configs(listing, page),
+        invalid=invalid_configs(listing, page),
         invalid_total=len(listing.invalid),
         duration_ms=milliseconds_since(started),
     )

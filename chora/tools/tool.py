@@ -37,8 +37,13 @@ from chora.wording import find_nearest
 log = logging.getLogger("chora.tools")
 
 Category = Literal[
-    "Core generation", "Config lifecycle", "Storage", "Discovery", "Validation", "Collections", "Utility"
+    "Core generation", "Config lifecycle", "Storage", "Discovery", "Validation", "Collections", "Utility", "Reading"
 ]
+
+DEFAULT_TOOLSET = "default"
+"""The toolset that a server offers unless its settings name others."""
+OPT_IN: frozenset[Category] = frozenset({"Reading"})
+"""Categories whose tools are offered only where the settings name their toolset."""
 
 Context = Annotated[
     Any,
@@ -153,6 +158,7 @@ class Tool:
         self.read_only = read_only
         self.scope: Scope = scope or ("read" if read_only else "write")
         self.toolset = category.lower().replace(" ", "-")
+        self.toolsets = frozenset({self.toolset} if category in OPT_IN else {self.toolset, DEFAULT_TOOLSET})
         self.long = long
         self._quick = quick
         self.limits = limits or {}

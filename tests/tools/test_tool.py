@@ -12,7 +12,7 @@ from chora import settings
 from chora.engine.engine import Engine, open_engine
 from chora.generators.registry import Generator
 from chora.protocol.types import Call
-from chora.tools import MODULES, TOOLS
+from chora.tools import ALL_TOOLS, MODULES, TOOLS
 from chora.tools.tool import HEAD_LIMIT, WHOLE_LIMIT, Tool, ToolArguments, ToolResult, tool, truncate_text
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.patience import PATIENCE
@@ -44,7 +44,7 @@ def test_every_tool_describes_itself(each: Tool):
 def test_the_registry_holds_what_the_modules_define():
     """Deleting a function unregisters its tool; it is named nowhere else."""
     defined = [value for module in MODULES for value in vars(module).values() if isinstance(value, Tool)]
-    assert list(TOOLS.values()) == defined
+    assert list(ALL_TOOLS.values()) == defined
     assert len({each.name for each in defined}) == len(defined)
 
 

@@ -1310,6 +1310,9 @@ async def test_a_token_is_valid_through_any_proxy(http_client: OpenHttpClient, h
         ({"mcp__read_only": True}, "hello_world", "draft_config"),
         ({"mcp__toolsets": ("discovery", "core-generation")}, "list_generators", "delete_content"),
         ({"mcp__toolsets": ("storage",), "mcp__read_only": True}, "hello_world", "delete_content"),
+        ({}, "list_content_configs", "get_config"),
+        ({"mcp__toolsets": ("reading",)}, "get_text", "list_content"),
+        ({"mcp__toolsets": ("default", "discovery")}, "generate_content", "list_collections"),
     ],
 )
 @requirement("server.toolsets")
