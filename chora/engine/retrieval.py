@@ -10,7 +10,7 @@ from chora.store.records import Version, VersionInfo
 from chora.store.store import Store
 
 STRATEGIES = {
-    "latest": "the text that the content has now; of a content without a config, the newest stored one",
+    "latest": "the text that the content has now; a source also the newest stored one of a content without a config",
     "all": "every one, oldest first",
     "version:X.Y.Z": "the newest of those generated while the config had this version; a child writes it in version",
     "timestamp:PREFIX": "the newest whose time, or version id, begins so; for sources alone",

@@ -188,7 +188,7 @@ async def test_history_stays_what_is_stored(project: Project, engine: Engine, lo
         await make(engine, "outer")
     await make(engine, "inner")
     project.write("word.txt", "two")
-    assert await body(engine) == ("<['one']>" if locator == "inner:all" else "<one>")
+    assert await body(engine) == ('<["one"]>' if locator == "inner:all" else "<one>")
     assert stored(engine) == ["one"]
 
 
