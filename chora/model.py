@@ -277,7 +277,8 @@ class Element(Struct, frozen=True, kw_only=True):
     output_format: Annotated[str | None, Meta(description="More exact format, such as the language of code")] = None
     example_output: Annotated[str | None, Meta(description="The text itself, for the demonstration generator")] = None
     generation_source: Annotated[
-        Literal["ai", "human", "template", "mixed"] | None, Meta(description="Who writes it; a note")
+        Literal["ai", "human", "template", "mixed"] | None,
+        Meta(description="Who writes it; an artifact's expected_source is compared with it"),
     ] = None
     review_status: Annotated[
         Literal["pending", "approved", "needs_revision"],
@@ -513,7 +514,8 @@ class ArtifactChild(Struct, frozen=True, kw_only=True, rename={"retrieval_strate
         Literal["latest", "all", "version", "approved_only"], Meta(description="Which stored text to take")
     ] = "latest"
     expected_source: Annotated[
-        Literal["ai", "human", "template", "mixed", "any"], Meta(description="Who is expected to write it; a note")
+        Literal["ai", "human", "template", "mixed", "any"],
+        Meta(description="Who is expected to write it; a warning says if its elements say another generation_source"),
     ] = "any"
     review_required: Annotated[bool, Meta(description="Whether a text that isn't approved is warned about")] = False
     conditions: Annotated[

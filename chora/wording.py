@@ -15,6 +15,16 @@ def quantity(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+_WORD = re.compile(r"[a-z]+(?=[ ,:;]|$)")
+
+
+def as_sentence(text: str) -> str:
+    """The text with a capital letter, unless it begins with a name such as `generation_config`, and a full stop."""
+    if _WORD.match(text):
+        text = text[0].upper() + text[1:]
+    return text.removesuffix(".") + "."
+
+
 def list_quantities(counts: Mapping[str, int]) -> str:
     """The counts that aren't 0, by nouns in the plural: `1 version, 2 drafts`; `nothing` if there are none."""
     return ", ".join(quantity(count, noun.removesuffix("s")) for noun, count in counts.items() if count) or "nothing"

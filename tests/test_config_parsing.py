@@ -724,6 +724,11 @@ def test_both_forms_of_a_source_are_equal(written: Document, source: Source) -> 
         ({**LONG, "source_type": "requirement_id"}, ".source_type", '"source_type"'),
         ({**LONG, "source_locator": {"a": 1}}, ".source_locator", '"source_locator"'),
         ({**LONG, "source_type": "git_reference", "source_locator": "README.md"}, ".source_locator", "HEAD:README.md"),
+        (
+            {**LONG, "source_type": "requirement_id"},
+            ".source_type",
+            '"source_type": "inline_data" with the requirement',
+        ),
         ({"type": "external_file"}, ".path", '"path": "data/readings.json"'),
         ({"type": "git_reference", "ref": "v1"}, ".file", '"file": "docs/safety.md"'),
         ({"type": "content_config"}, ".config_id", '"config_id": "my-config"'),

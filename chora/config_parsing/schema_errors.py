@@ -99,6 +99,12 @@ def _fits(value: object, rule: dict[str, Any]) -> bool:
     return True
 
 
+_NEVER_READ = {
+    "requirement_id": '"source_type": "inline_data" with the requirement, or external_file with the file that has it'
+}
+"""Values of chora-compose that meant nothing, and what to write instead."""
+
+
 def _explain(error: JsonSchemaError, definitions: dict[str, Any]) -> Iterator[Issue]:
     """An error of the schema library as an issue."""
     found = error.instance
@@ -118,6 +124,11 @@ def _explain(error: JsonSchemaError, definitions: dict[str, Any]) -> Iterator[Is
         found, path = ABSENT, f"{path}.{key}"
     suggestion = _suggest(found, rule, definitions)
     write = f"{to_json(key)}: {to_json(suggestion)}" if isinstance(key, str) else to_json(suggestion)
+    if isinstance(found, str) and found in _NEVER_READ and error.validator == "enum":
+        write, expected = _NEVER_READ[found], _describe(rule, definitions)
+        message = f"{path} is {to_json(found)}, which chora-compose declared and never read; it must be {expected}."
+        yield make_issue("error", "not_one_of", path, found, expected, write, message)
+        return
     code = {"required": "missing", "enum": "not_one_of", "type": "wrong_type"}.get(str(error.validator), "wrong_form")
     yield make_issue("error", code, path, found, _describe(rule, definitions), write)
 

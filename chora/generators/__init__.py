@@ -18,6 +18,7 @@ Where it can't generate, it raises `job.failed(NAME, message, hint)`.
 
 A generator that reads more than the config and the context also has `async def ingredients(job) -> dict[str, str]`,
 which returns those texts by name, so that a change in any of them is noticed; `generate` finds them in `job.sources`.
+`async def check(job)` raises what `generate` would raise whatever the context is, so that `validate` finds it.
 One that costs money has `def estimate(job, settings) -> float | None`, one that needs something installed or a secret
 `def unavailable(settings) -> str | None`.
 

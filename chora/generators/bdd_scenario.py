@@ -245,6 +245,17 @@ async def generate(job: GenerationJob) -> GeneratedText:
         GenerationFailed: something is missing, misspelt, without a value, or can't be written in Gherkin.
         LimitExceeded: the text would be too large.
     """
+    writer = _write_feature(job, undefined_behavior(job, NAME, lenient="keep", allowed=("error", "keep")))
+    return GeneratedText("\n".join(writer.lines) + "\n", list(dict.fromkeys(writer.warnings)))
+
+
+async def check(job: GenerationJob) -> None:
+    """Check everything but the values: the places of names are kept."""
+    undefined_behavior(job, NAME, lenient="keep", allowed=("error", "keep"))
+    _write_feature(job._replace(context={}), "keep")
+
+
+def _write_feature(job: GenerationJob, behavior: str) -> _Writer:
     options = read_options(
         job,
         NAME,
@@ -261,10 +272,9 @@ async def generate(job: GenerationJob) -> GeneratedText:
             f"Write the feature in one of {', '.join(LANGUAGES)}.",
         )
     options = structs.replace(options, rules=(*feature.rules, *options.rules))
-    behavior = undefined_behavior(job, NAME, lenient="keep", allowed=("error", "keep"))
     writer = _Writer(job, language, behavior)
     writer.write_feature(options, feature)
-    return GeneratedText("\n".join(writer.lines) + "\n", list(dict.fromkeys(writer.warnings)))
+    return writer
 
 
 _TAG = re.compile(r"@[a-zA-Z][a-zA-Z0-9_-]*")

@@ -169,7 +169,7 @@ async def generate(job: GenerationJob) -> GeneratedText:
     except (GenerationFailed, BudgetExceeded) as error:
         if FALLBACK not in job.sources or isinstance(error, InvalidGeneratorConfig):
             raise
-        behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
+        behavior = _undefined_behavior(job)
         text, warnings = fill_names(job, NAME, job.sources[FALLBACK], behavior, context=_prompt_values(job, options))
         return GeneratedText(text, [f"The fallback template was used: {error.message}", *warnings], provisional=True)
 
@@ -229,6 +229,15 @@ def _options(job: GenerationJob) -> Options:
     )
 
 
+async def check(job: GenerationJob) -> None:
+    """Check the option that `ingredients` doesn't read."""
+    _undefined_behavior(job)
+
+
+def _undefined_behavior(job: GenerationJob) -> str:
+    return undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
+
+
 def _prompt_values(job: GenerationJob, options: Options) -> dict[str, Any]:
     """The names that a prompt may use: the context, and the language."""
     return {"language": options.language or None, **job.context}
@@ -237,7 +246,7 @@ def _prompt_values(job: GenerationJob, options: Options) -> dict[str, Any]:
 def _make_request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequest, list[str]]:
     options = _options(job)
     model = options.model or default_model
-    behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
+    behavior = _undefined_behavior(job)
     prompt, warnings = fill_names(job, NAME, job.sources[PROMPT], behavior, context=_prompt_values(job, options))
     hints = (options.style_hints,) if isinstance(options.style_hints, str) else options.style_hints
     parts = [

@@ -48,13 +48,7 @@ async def generate(job: GenerationJob) -> GeneratedText:
     """
     template = job.template
     if template is None:
-        missing = [element.name for element in job.config.elements if element.example_output is None]
-        if missing:
-            raise job.failed(
-                NAME,
-                f"no example_output for {list_names(missing)}",
-                "Write elements[].example_output, or choose another generator.",
-            )
+        await check(job)
         return GeneratedText("\n\n".join(element.example_output or "" for element in job.config.elements))
 
     text = job.sources.get(template, template)
@@ -72,6 +66,17 @@ async def generate(job: GenerationJob) -> GeneratedText:
 
     filled = fill_places(job, text, _PLACE, lambda place: as_text(values[place[1]]), _unescape)
     return GeneratedText(filled, (), template if template in job.sources else None)
+
+
+async def check(job: GenerationJob) -> None:
+    """Check that there is a template, or an example of each element."""
+    missing = [element.name for element in job.config.elements if element.example_output is None]
+    if missing and job.template is None:
+        raise job.failed(
+            NAME,
+            f"no example_output for {list_names(missing)}",
+            "Write elements[].example_output, or choose another generator.",
+        )
 
 
 def _unescape(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from chora import settings
 from chora.catalog import OnRead
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
@@ -63,6 +64,8 @@ class GenerationJob(NamedTuple):
     """Asks a language model, within the budgets; None where nothing may be spent."""
     model: str = ""
     """The language model for configs that name none."""
+    rules: settings.Rules = "chora"
+    """Whose rules configs follow, where the two differ."""
 
     @property
     def template(self) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from chora.generators.generator import ContextOption, GeneratedText, GenerationJob, list_names, read_options
-from chora.render import RenderedText, RenderFailed, RenderJob, TemplateOptions
+from chora.render import RenderedText, RenderFailed, RenderJob, TemplateOptions, UndefinedMode
 
 NAME = "jinja2"
 VERSION = "1.0.0"
@@ -95,6 +95,12 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
     return found
 
 
+async def check(job: GenerationJob) -> None:
+    """Check the options, and the templates that are included by name."""
+    _undefined_mode(job)
+    await check_includes(job, job.sources)
+
+
 async def check_includes(job: GenerationJob, texts: dict[str, str]) -> None:
     """Check that the templates among the ingredients that are included by name can be parsed too.
 
@@ -128,9 +134,7 @@ async def generate(job: GenerationJob) -> GeneratedText:
         Busy: too many renders are waiting.
     """
     name = next(iter(job.sources))
-    undefined = job.option("undefined", job.undefined)
-    if undefined not in ("strict", "lenient"):
-        raise job.failed(NAME, f"generation_config.undefined is {undefined!r}", "Write strict or lenient.")
+    undefined = _undefined_mode(job)
     try:
         rendered = await job.templates.pool.render_template(
             RenderJob(
@@ -146,6 +150,13 @@ async def generate(job: GenerationJob) -> GeneratedText:
         raise _translated(job, failure, name) from None
     warnings = undefined_warnings(rendered)
     return GeneratedText(rendered.text, warnings, None if name == INLINE else name)
+
+
+def _undefined_mode(job: GenerationJob) -> UndefinedMode:
+    undefined = job.option("undefined", job.undefined)
+    if undefined not in ("strict", "lenient"):
+        raise job.failed(NAME, f"generation_config.undefined is {undefined!r}", "Write strict or lenient.")
+    return undefined
 
 
 def undefined_warnings(rendered: RenderedText) -> list[str]:

@@ -91,6 +91,17 @@ class Generator:
             raise job.failed(self.name, "the plugin's ingredients are no texts by name", "Return a dict of str.")
         return ingredients
 
+    async def check_job(self, job: GenerationJob) -> None:
+        """Find what is wrong with a job whatever its context is; `job.sources` holds its ingredients.
+
+        Raises:
+            ChoraError: what the generator raises.
+            GenerationFailed: a plugin failed in a way of its own.
+        """
+        if hasattr(self.module, "check"):
+            with self._code(job):
+                await self.module.check(job)
+
     async def generate_text(self, job: GenerationJob) -> GeneratedText:
         """The text it makes of a job; a plugin may return it bare.
 

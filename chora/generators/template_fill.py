@@ -41,19 +41,30 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
 async def generate(job: GenerationJob) -> GeneratedText:
     """The filled template.
 
-    `generation_config.undefined_behavior` says what an undefined name does: `error`, `keep` the place, or
-    `empty`. Escapes such as a written-out \\n are resolved in the template, never in the values.
+    `generation_config.undefined_behavior` says what a name without a value does: `error`, `keep` the place, or `empty`.
+    By default it is an error, also in chora-compose's projects, whose jinja2 templates are lenient. Escapes such as a
+    written-out \\n are resolved in the template, never in the values.
 
     Raises:
         GenerationFailed: no template, or an undefined name under `error`.
         LimitExceeded: the text would be too large.
     """
-    template = job.template
-    if template is None:
-        raise job.failed(NAME, "there is no template", "Write generation.patterns[0].template.")
-    behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
+    template, behavior = _read_config(job)
     filled, warnings = fill_names(job, NAME, job.sources.get(template, template), behavior, unescape=_unescape)
     return GeneratedText(filled, warnings, template if template in job.sources else None)
+
+
+async def check(job: GenerationJob) -> None:
+    """Check that there is a template, and the option."""
+    _read_config(job)
+
+
+def _read_config(job: GenerationJob) -> tuple[str, str]:
+    """The template, and what a name without a value does."""
+    if job.template is None:
+        raise job.failed(NAME, "there is no template", "Write generation.patterns[0].template.")
+    lenient = "error" if job.rules == "chora-compose" else "empty"
+    return job.template, undefined_behavior(job, NAME, lenient=lenient, allowed=("error", "keep", "empty"))
 
 
 def _unescape(text: str) -> str:

@@ -278,8 +278,8 @@ def template_job(
     same."""
     document = unstored_content(config.id, config.metadata.title)
     pattern = Pattern(id="compose", type=jinja2.NAME, template=config.metadata.composition_config.template)
-    undefined = engine.settings.templates.undefined
-    return GenerationJob(document, pattern, context, engine.templates, undefined, {}, on_read)
+    undefined, rules = engine.settings.templates.undefined, engine.settings.configs.rules
+    return GenerationJob(document, pattern, context, engine.templates, undefined, {}, on_read, rules=rules)
 
 
 # -- custom -----------------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ async def gather_inputs(
         recorder.record,
         build.model_for(config.id),
         engine.settings.llm.model,
+        engine.settings.configs.rules,
     )
     job = job._replace(sources=await generator.gather_ingredients(job))
     if not generator.is_plugin:  # which names a plugin's code uses can't be seen

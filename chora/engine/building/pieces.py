@@ -16,7 +16,7 @@ from chora.engine.outputs import OUTPUT_LIMIT
 from chora.engine.retrieval import find_versions
 from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, MissingContent
 from chora.llm import ModelNotAsked
-from chora.model import ArtifactChild, ArtifactConfig
+from chora.model import ArtifactChild, ArtifactConfig, ContentConfig
 from chora.render import EvaluateJob, RenderFailed
 from chora.sources.source import SERVER_ERRORS
 
@@ -153,6 +153,8 @@ async def _gather_child(
         warnings.append(f"{child.path} holds {content_id}, not {child.id}; it was used all the same")
     if parsed is not None and child.review_required and not is_approved(parsed.config):
         warnings.append(f"{child.id} asks for a review, and neither it nor all of its elements are approved")
+    if parsed is not None and (mismatch := describe_other_source(child, parsed.config)):
+        warnings.append(mismatch)
     fresh: list[Piece] = []
     if parsed is not None and _suits_strategy(child, parsed):
         fresh = [await _build_child(build, child, parsed, caller, recorder, warnings)]
@@ -181,6 +183,15 @@ async def _gather_child(
         built = {piece.version_id: piece for piece in fresh}
         return [built.pop(piece.version_id, piece) for piece in stored] + list(built.values())
     return [Piece(child.id, versions[-1].body, False, versions[-1].version_id)]
+
+
+def describe_other_source(child: ArtifactChild, config: ContentConfig) -> str | None:
+    """A sentence if a child is expected from someone else than its elements say (`generation_source`)."""
+    said = {element.generation_source for element in config.elements if element.generation_source}
+    kind = "mixed" if len(said) > 1 else next(iter(said), None)
+    if kind is None or child.expected_source in ("any", kind):
+        return None
+    return f"{child.id} is expected to be {child.expected_source}, and its elements say {', '.join(sorted(said))}"
 
 
 def _suits_strategy(child: ArtifactChild, parsed: ParsedConfig) -> bool:

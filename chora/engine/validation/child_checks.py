@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 
 from chora.engine import retrieval
 from chora.engine.building.content import is_approved
-from chora.engine.building.pieces import find_child
+from chora.engine.building.pieces import describe_other_source, find_child
 from chora.engine.engine import Engine
 from chora.engine.outputs import check_output_path, is_template, same_file
 from chora.engine.validation.generator_checks import check_composition, check_generator
@@ -80,6 +80,8 @@ async def check_child(engine: Engine, child: ArtifactChild | ContentChild) -> li
     if isinstance(child, ArtifactChild) and child.review_required and config is not None and not is_approved(config):
         message = f"{child.id} asks for a review, and neither it nor all of its elements are approved"
         findings.append(RuleFinding("review_pending", message, severity="warning"))
+    if isinstance(child, ArtifactChild) and config is not None and (message := describe_other_source(child, config)):
+        findings.append(RuleFinding("other_source", message, severity="warning"))
     return findings
 
 

@@ -35,6 +35,7 @@ from chora.model import (
     Sources,
 )
 from chora.sources.source import SERVER_ERRORS
+from chora.wording import as_sentence
 
 CHECKPOINT_INTERVAL = 200
 """Members visited between two checkpoints, at which other tasks run."""
@@ -161,9 +162,10 @@ class _CollectionValidation:
             artifact = found.parsed.config
             findings = await check_composition(self._engine, artifact)
             for child in artifact.content.children:
-                findings += await check_child(self._engine, child) if child.required else []
+                for finding in await check_child(self._engine, child):
+                    findings.append(finding if child.required else finding._replace(severity="warning"))
             for finding in findings:
-                message = finding.message[:1].upper() + finding.message[1:]
+                message = as_sentence(finding.message).removesuffix(".")
                 worst: Severity = severity if finding.severity == "error" else finding.severity or severity
                 self._add_finding(worst, finding.code, message, within, member.id)
         return found

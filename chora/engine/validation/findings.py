@@ -24,6 +24,7 @@ from chora.engine.validation.rules import (
     cannot_run,
 )
 from chora.engine.validation.text_checks import check_declared_format
+from chora.engine.validation.unused_fields import find_unused_fields
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -40,7 +41,7 @@ from chora.model import (
 from chora.render import RenderFailed
 from chora.sources.source import SERVER_ERRORS
 from chora.store import Version
-from chora.wording import quantity
+from chora.wording import as_sentence, quantity
 
 SHORT_TEXT = 10
 """Characters below which a text is suspiciously short."""
@@ -171,6 +172,7 @@ async def _collect_findings(subject: ValidationSubject, rules: list[ValidationRu
     match subject.config:
         case ContentConfig() as config:
             found += [_with_severity(finding, "error") for finding in await check_generator(subject.engine, config)]
+            found += [_with_severity(finding, "info") for finding in find_unused_fields(config)]
         case ArtifactConfig():
             declared = {rule.type for rule in rules}
             usual = (ValidationRule("completeness"), ValidationRule("coherence", severity="warning"))
@@ -205,7 +207,7 @@ async def _check_declared_format(subject: ValidationSubject) -> list[RuleFinding
 
 
 def _with_severity(finding: RuleFinding, severity: Severity) -> Finding:
-    message = finding.message[:1].upper() + finding.message[1:].removesuffix(".") + "."
+    message = as_sentence(finding.message)
     return Finding(finding.severity or severity, finding.code, message, finding.location, finding.details)
 
 

@@ -15,7 +15,7 @@ from chora.generators.generator import GenerationJob
 from chora.model import ArtifactConfig, ContentConfig
 from chora.render import EvaluateJob, RenderFailed
 from chora.sources import content_config
-from chora.wording import find_nearest
+from chora.wording import as_sentence, find_nearest
 
 GENERATOR_PATH = "generation.patterns[0].type"
 COMPOSITION_PATH = "metadata.compositionConfig"
@@ -45,7 +45,7 @@ def generator_issue(engine: Engine, config: Any) -> Issue | None:
     return Issue(
         severity="error",
         code=finding.code,
-        message=finding.message[:1].upper() + finding.message[1:] + ".",
+        message=as_sentence(finding.message),
         path=f"$.{GENERATOR_PATH}",
         found=finding.details["generator_type"] or "nothing",
         expected=f"one of {', '.join(available)}",
@@ -69,7 +69,8 @@ async def check_generator(
     assert name is not None
     generator = engine.generators.by_name[name]
     pattern = config.generation.patterns[0] if config.generation.patterns else None
-    job = GenerationJob(config, pattern, {}, engine.templates, engine.settings.templates.undefined, {})
+    undefined, rules = engine.settings.templates.undefined, engine.settings.configs.rules
+    job = GenerationJob(config, pattern, {}, engine.templates, undefined, {}, rules=rules)
     place = "generation.patterns[0].generation_config"
     findings = [
         RuleFinding("unknown_option", message, place, {"generator_type": name}, "warning")
@@ -77,8 +78,7 @@ async def check_generator(
     ]
     try:
         texts = await generator.gather_ingredients(job)
-        if generator.name == jinja2.NAME:
-            await jinja2.check_includes(job, texts)
+        await generator.check_job(job._replace(sources=texts))
     except (GenerationFailed, PermissionDenied, LimitExceeded) as error:
         message = error.message.removeprefix(f"{config.id}: ").removesuffix(".")
         findings.append(RuleFinding("invalid_template", message, "generation.patterns[0]", {"generator_type": name}))

@@ -452,18 +452,34 @@ async def test_a_busy_server_fails_the_whole_call(project: Project, engine: Engi
 
 @requirement("rulings.c32")
 async def test_without_chora_toml_undefined_names_are_warnings(project: Project):
-    """The templates of a chora-compose project were written for empty values."""
+    """The templates of a chora-compose project were written for empty values; template_fill refused missing ones, null
+    too."""
     (project.root / "chora.toml").unlink()
     project.save(
         content("jinja", pattern={"type": "jinja2", "template": "<{{ x }}>"}),
         content("fill", pattern={"type": "template_fill", "template": "<{{ x }}>"}),
+        content(
+            "empty",
+            pattern={
+                "type": "template_fill",
+                "template": "<{{ x }}>",
+                "generation_config": {"undefined_behavior": "empty"},
+            },
+        ),
     )
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
-        for content_id in ("jinja", "fill"):
+        for content_id in ("jinja", "empty"):
             made = await run(engine, content_id)
             assert made.version.body == "<>"
             assert len(made.warnings) == 1
             assert made.warnings[0].startswith("x ")
+        for context in ({}, {"x": None}):
+            with pytest.raises(GenerationFailed, match="no value for x"):
+                await run(engine, "fill", context=context)
+    environment = {"CHORA_TEMPLATES_UNDEFINED": "lenient", "CHORA_CONFIGS_RULES": "chora"}
+    lenient = settings.load(project.root, environment).settings
+    async with open_engine(project.root, lenient) as engine:
+        assert (await run(engine, "fill")).version.body == "<>"
 
 
 async def test_two_calls_at_once_both_get_the_text(project: Project, engine: Engine):

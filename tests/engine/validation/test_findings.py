@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from chora import settings
+from chora.engine.building.artifact import build_artifact
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.content import build_content
 from chora.engine.drafts import create_draft
@@ -21,11 +22,12 @@ from chora.engine.validation.checks import CHECKS
 from chora.engine.validation.collections import validate_collection
 from chora.engine.validation.findings import Finding, ValidationReport, validate
 from chora.engine.validation.rules import INLINE_LENGTH, ValidationRule
-from chora.errors import Busy, ConfigNotFound, InvalidConfigId, ValidationExecutionFailed
+from chora.errors import Busy, ConfigNotFound, GenerationFailed, InvalidConfigId, ValidationExecutionFailed
 from chora.hashing import sha256
 from chora.model import ArtifactRule, ContentRule
 from chora.store import Version
 from chora.timestamps import now
+from chora.wording import as_sentence
 from tests.conftest import Project, artifact, child, content, requirement, text
 from tests.patience import PATIENCE
 
@@ -424,7 +426,7 @@ async def test_rules(project: Project, engine: Engine, rule: ValidationRule, bod
     for issue, row in zip(found, expected, strict=True):
         assert row[3].items() <= issue.details.items()
         assert issue.message.endswith(".")
-        assert issue.message[:1] == issue.message[:1].upper()
+        assert as_sentence(issue.message) == issue.message
 
 
 @requirement("tools.validate-content.looks")
@@ -778,7 +780,7 @@ async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
                 {"name": "intro", "format": "json", "example_output": "{}"},
                 {"name": "rest", "format": "text"},
             ],
-            pattern={"type": "demonstration"},
+            pattern={"type": "demonstration", "template": "{}"},
             **rules(
                 {"check_type": "format"},
                 {"check_type": "format", "target": "element.intro"},
@@ -939,6 +941,108 @@ async def test_an_artifact_is_complete_or_not(project: Project, engine: Engine):
         ("error", "child_not_available", "content.children[10]"),
     ]
     assert found[1].details == {"content_id": "gone", "path": "configs/content/gone.json"}
+
+
+@requirement("artifact.expected-source")
+@pytest.mark.parametrize(
+    ("expected", "said", "found"),
+    [
+        ("human", ["ai"], "ai"),
+        ("human", ["ai", "human"], "ai, human"),
+        ("mixed", ["ai"], "ai"),
+        ("mixed", ["ai", "human"], None),
+        ("mixed", ["mixed"], None),
+        ("ai", ["ai", None], None),
+        ("ai", [None], None),
+        ("any", ["human"], None),
+    ],
+)
+async def test_a_child_from_another_source_than_expected_is_a_warning(
+    project: Project, engine: Engine, expected: str, said: list[str | None], found: str | None
+):
+    """Of `validate`, and of the assembly."""
+    elements = [
+        {"name": f"e{number}", "format": "text", "example_output": "x", **({"generation_source": each} if each else {})}
+        for number, each in enumerate(said)
+    ]
+    project.save(content("part", elements=elements), artifact("pack", [child("part", expected_source=expected)]))
+    messages = [issue.message for issue in (await look(engine, "pack")).findings]
+    built = await build_artifact(
+        Build(engine), engine.catalog.find_config("artifact", "pack").parsed, CallerContext({})
+    )
+    sentence = f"part is expected to be {expected}, and its elements say {found}"
+    assert messages == ([] if found is None else [f"{sentence}."])
+    assert [each for each in built.pieces.warnings if "expected" in each] == ([] if found is None else [sentence])
+
+
+@requirement("content.no-effect")
+async def test_fields_that_do_nothing_are_named(project: Project, engine: Engine):
+    """Each that is set, as information."""
+    kept = {"basePath": "ephemeral", "subfolderPattern": "<id>", "filenamePattern": "<dttm-utc>.json", "format": "yaml"}
+    project.save(
+        text("note", "Some text.")
+        | {"ephemeralStorage": kept}
+        | rules({"check_type": "length", "check_config": {"max": 50}, "threshold": 0.5})
+    )
+    found = [issue for issue in (await look(engine, "note")).findings if issue.code == "no_effect"]
+    assert [issue.location for issue in found] == [
+        *(f"ephemeralStorage.{name}" for name in kept),
+        "validation.rules[0].threshold",
+    ]
+    assert {issue.severity for issue in found} == {"info"}
+    project.save(text("note", "Some text.") | {"ephemeralStorage": {"format": "json"}})
+    assert "no_effect" not in [issue.code for issue in (await look(engine, "note")).findings]
+
+
+UNFIT: list[tuple[str, dict[str, Any]]] = [
+    ("no example_output for x", {"pattern": {"type": "demonstration"}, "elements": [{"name": "x", "format": "text"}]}),
+    ("There is no template", {"pattern": {"type": "template_fill"}}),
+    (
+        "undefined_behavior is 'no'",
+        {"pattern": {"type": "template_fill", "template": "x\n"}, "undefined_behavior": "no"},
+    ),
+    ("There is no template", {"pattern": {"type": "jinja2"}}),
+    ("generation_config.undefined is 'no'", {"pattern": {"type": "jinja2", "template": "x\n"}, "undefined": "no"}),
+    ("There is no prompt", {"pattern": {"type": "code_generation"}}),
+    ("undefined_behavior is 'no'", {"pattern": {"type": "code_generation"}, "prompt": "x", "undefined_behavior": "no"}),
+    ("There is no feature", {"pattern": {"type": "bdd_scenario"}}),
+    (
+        "scenarios[0].steps[0] doesn't begin with a keyword",
+        {
+            "pattern": {"type": "bdd_scenario"},
+            "feature": {"title": "F"},
+            "scenarios": [{"title": "S", "steps": ["I {{ do }}"]}],
+        },
+    ),
+    (
+        "scenario_outlines[0].steps[0] doesn't begin with a keyword",
+        {
+            "pattern": {"type": "bdd_scenario"},
+            "feature": {"title": "F"},
+            "scenario_outlines": [
+                {"title": "S", "steps": ["I am <who>"], "examples": {"headers": ["who"], "rows": [["x"]]}}
+            ],
+        },
+    ),
+    ("undefined_behavior is 'empty'", {"pattern": {"type": "bdd_scenario"}, "undefined_behavior": "empty"}),
+]
+
+
+@requirement("tools.validate-content.looks")
+@pytest.mark.parametrize(("message", "written"), UNFIT)
+async def test_a_config_that_its_generator_would_refuse_is_invalid(
+    project: Project, engine: Engine, message: str, written: dict[str, Any]
+):
+    """Whatever its context: `validate` says what `generate` would."""
+    options = {key: value for key, value in written.items() if key not in ("pattern", "elements")}
+    pattern = {**written["pattern"], "generation_config": options}
+    elements = {"elements": written["elements"]} if "elements" in written else {}
+    project.save(content("part", pattern=pattern, **elements))
+    (found,) = [issue for issue in (await look(engine, "part")).findings if issue.severity == "error"]
+    assert message.lower() in found.message.lower()
+    with pytest.raises(GenerationFailed) as failed:
+        await build_content(Build(engine), engine.catalog.find_config("content", "part").parsed, CallerContext({}))
+    assert message.lower() in failed.value.message.lower()
 
 
 BROKEN: list[tuple[str, dict[str, Any], str]] = [
@@ -1243,6 +1347,7 @@ async def test_unavailable_member_configs_are_reported(pieces: Project, engine: 
         ("warning", "missing_config", "inner/lost"),
         ("error", "invalid_config", "broken"),
         ("error", "missing_child", "hollow"),
+        ("warning", "missing_child", "hollow"),
         ("error", "missing_config", "nowhere"),
     ]
     assert (missing, depth) == (["inner/gone", "inner/lost", "nowhere"], 2)
