@@ -144,27 +144,39 @@ FAMILIES: tuple[Family, ...] = (
 
 def matching_families(uri: str) -> Iterator[tuple[Family, Arguments]]:
     """The families that a URI matches, with its arguments: today's templates before the old ones."""
-    spellings = [(family, family.template) for family in FAMILIES]
-    spellings += [(family, old) for family in FAMILIES for old in family.old_templates]
-    spellings.sort(key=lambda each: "{?" not in each[1])  # elsewhere a query would be taken for an id
-    for family, template in spellings:
-        path, has_query, _ = template.partition("{?")
+    parts = uri_parts(uri)
+    path, _, query = uri.partition("?")
+    path_parts = parts if path == uri else uri_parts(path)
+    for family, pattern, has_query in _PATTERNS:
         if has_query:
-            given, _, query = uri.partition("?")
-            if uri_parts(given) == uri_parts(path):
+            if path_parts == pattern:
                 yield family, _query_arguments(family, query)
-            continue
-        parts, pattern = uri_parts(uri), uri_parts(template)
-        if len(pattern) == len(parts) and all(
+        elif len(pattern) == len(parts) and all(
             wanted == part or wanted[:1] == "{" for wanted, part in zip(pattern, parts, strict=True)
         ):
             values = {wanted[1:-1]: part for wanted, part in zip(pattern, parts, strict=True) if wanted[:1] == "{"}
             yield family, {name: _decode_part(family.parameters[name], part) for name, part in values.items()}
 
 
+def _patterns() -> Iterator[tuple[Family, list[str], bool]]:
+    spellings = [(family, family.template) for family in FAMILIES]
+    spellings += [(family, old) for family in FAMILIES for old in family.old_templates]
+    spellings.sort(key=lambda each: "{?" not in each[1])
+    for family, template in spellings:
+        path, has_query, _ = template.partition("{?")
+        yield family, uri_parts(path), bool(has_query)
+
+
+_PATTERNS = tuple(_patterns())
+"""Every template in parts, and whether it has a query: those first, as elsewhere a query would be taken for an id."""
+
+QUERY_LENGTH = 1000
+"""Characters of a query that are read."""
+
+
 def _query_arguments(family: Family, query: str) -> Arguments:
     """The parameters of a family in a query, each of them once and empty if it isn't there; others mean nothing."""
-    given = dict(parse_qsl(query))
+    given = dict(parse_qsl(query[:QUERY_LENGTH]))
     return {name: given.get(name, "") for name in family.parameters}
 
 
