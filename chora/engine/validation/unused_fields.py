@@ -1,4 +1,4 @@
-"""Fields of a config that chora reads and that do nothing: chora-compose's own, of which a writer may expect something."""
+"""Fields that do nothing in chora, although chora-compose had them and a writer may expect something of them."""
 
 from __future__ import annotations
 

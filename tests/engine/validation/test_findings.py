@@ -971,7 +971,7 @@ async def test_a_child_from_another_source_than_expected_is_a_warning(
         Build(engine), engine.catalog.find_config("artifact", "pack").parsed, CallerContext({})
     )
     sentence = f"part is expected to be {expected}, and its elements say {found}"
-    assert messages == ([] if found is None else [f"{sentence}."])
+    assert messages == ([] if found is None else [as_sentence(sentence)])
     assert [each for each in built.pieces.warnings if "expected" in each] == ([] if found is None else [sentence])
 
 
