@@ -310,6 +310,8 @@ CONTEXT = {
     "sources.fresh": "The text of another content is the one that it has now, and a plan says which source changes.",
     "sources.record": "A text that was made with a context of its own is read as it is.",
     "sources.fresh-old-rules": "By chora-compose's rules a stored text is taken as it is, a stale one with a warning.",
+    "outputs.orphans": "Outputs that nothing writes any more are reported by builds, plans, checks and doctor.",
+    "outputs.orphans-kept": "Orphans are deleted on request only, and never one that was edited or that is claimed.",
     "sources.content-data": "The text of a content whose output format is JSON or YAML arrives as data.",
     "sources.required": "A required source without a value fails the text, and is named.",
     "sources.optional": "An optional source without a value is null, and a warning.",

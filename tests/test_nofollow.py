@@ -488,7 +488,7 @@ def test_every_file_of_a_project_is_opened_by_one_module(audited: Audited, backe
         "trace": [(["hello"], (0,))],
         "jobs": [([], (0,))],
         "ls": [([], (0,))],
-        "gc": [([], (0,))],
+        "gc": [([], (0,)), (["--outputs"], (0,))],
         "schema": [(["content"], (0,))],
         "manual": [(["sources"], (0,))],
         "token": [(["new", "me"], (0,)), (["list"], (0,)), (["revoke", "me"], (0,))],

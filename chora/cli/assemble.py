@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from chora.cli.collect import is_stale, print_conflicts
+from chora.cli.collect import is_stale, print_conflicts, print_orphans
 from chora.cli.run import (
     call_tool,
     check_outcome,
@@ -31,7 +31,7 @@ from chora.wording import quantity
 @click.option("--force", is_flag=True, help="Generate every child again; an edited file is kept anyway.")
 @click.option("--plan", is_flag=True, help="Only print what would be written, and why.")
 @click.option("--diff", is_flag=True, help="Only show how the files would differ.")
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited, 2 if it can't look.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if anything isn't up to date, 2 if it can't look.")
 @json_option
 @click.pass_obj
 @report_errors
@@ -80,8 +80,11 @@ def command(
         pieces = f"{quantity(result['content_count'], 'piece')}, {quantity(result['size_bytes'], 'byte')}"
         print_conflicts(metadata["conflicts"])
         echo(f"{result['status']}: {pieces} in {result['duration_ms']} ms", fg="green", err=True)
+    if not as_json:
+        print_orphans(metadata["orphans"])
+    stale = metadata["orphans"]["count"] > 0 or any(is_stale(file) for file in metadata["plan"])
     refused = any(file["action"] == "refuse" for file in metadata["plan"])
-    if metadata["conflicts"] or refused or (check and any(is_stale(file) for file in metadata["plan"])):
+    if metadata["conflicts"] or refused or (check and stale):
         sys.exit(1)
 
 

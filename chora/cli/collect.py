@@ -30,7 +30,7 @@ from chora.wording import quantity
 @click.option("--member", "members", multiple=True, metavar="ID", help="Build this member again; may be repeated.")
 @click.option("--plan", is_flag=True, help="Only print what would be built, and why.")
 @click.option("--diff", is_flag=True, help="Only show how the files would differ.")
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited, 2 if it can't look.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if anything isn't up to date, 2 if it can't look.")
 @json_option
 @click.pass_obj
 @report_errors
@@ -74,13 +74,27 @@ def command(
         _print_built(result)
     failed = [member for member in result["members"] if member["status"] == "failed"]
     stale = [file for member in result["members"] for file in member["files"] if is_stale(file)]
-    if result["metadata"]["conflicts"] or (dry_run and (failed or (check and stale))):
+    orphans = result["metadata"]["orphans"]
+    if not as_json:
+        print_orphans(orphans)
+    if result["metadata"]["conflicts"] or (dry_run and (failed or (check and (stale or orphans["count"])))):
         sys.exit(1)
 
 
 def is_stale(file: dict[str, Any]) -> bool:
     """Whether a file differs from what chora would write, or conflicts are marked in it."""
     return file["action"] not in ("unchanged", "adopt") or file["conflicts"] > 0
+
+
+def print_orphans(orphans: dict[str, Any]) -> None:
+    """Say which files of earlier builds nothing writes any more."""
+    for file in orphans["files"]:
+        edited = ", and it was edited" if file["edited"] else ""
+        echo(f"orphan: {file['path']}: {file['reason']}{edited}", fg="yellow", err=True)
+    if orphans["count"]:
+        more = orphans["count"] - len(orphans["files"])
+        also = f"and {more:,} more; " if more else ""
+        echo(f"{also}`chora gc --outputs` deletes orphans that are as chora wrote them", err=True)
 
 
 def print_conflicts(paths: list[str]) -> None:
@@ -113,7 +127,7 @@ def _print_check(result: dict[str, Any], *, diff: bool) -> None:
     for member in failed:
         echo(f"{member['id']}: {member['error']['message']}", fg="red")
     print_planned_files(stale, diff=diff)
-    if not failed and not stale:
+    if not failed and not stale and not result["metadata"]["orphans"]["count"]:
         echo(f"{result['collection_id']} is up to date ({quantity(result['total_members'], 'member')})")
     elif stale:
         echo(f"stale or edited: {quantity(len(stale), 'file')}")

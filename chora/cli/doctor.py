@@ -14,14 +14,17 @@ import click
 import msgspec
 from msgspec import Struct
 
-from chora.cli.run import json_option, load_settings, print_json, report_errors
+from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
 from chora.cli.terminal import echo
-from chora.errors import StorageError
+from chora.errors import ChoraError, StorageError
 from chora.project import locate
 
 if TYPE_CHECKING:
     from chora.settings import Settings
     from chora.store.repair import DatabaseCondition, RepairResult
+
+
+ORPHANS_SHOWN = 5
 
 
 class DoctorStep(Struct, frozen=True):
@@ -130,6 +133,32 @@ def check_store_leftovers(diagnosis: Diagnosis) -> DoctorStep:
     return DoctorStep(name, True, f"{diagnosis.place}-wal holds changes: {why}; never delete it.")
 
 
+def check_outputs(diagnosis: Diagnosis) -> DoctorStep:
+    """Whether there are outputs that nothing writes any more."""
+    from chora.engine.engine import open_engine
+    from chora.engine.orphans import Orphan, find_orphans
+
+    async def find() -> list[Orphan]:
+        async with open_engine(diagnosis.root, diagnosis.settings, reading=True) as engine:
+            return await find_orphans(engine)
+
+    name = "outputs"
+    condition, place = diagnosis.database, diagnosis.place
+    if (condition is not None and condition.kind != "whole") or place is None or not os.path.lexists(place):
+        return DoctorStep(name, True, "Which files chora wrote isn't known.")
+    try:
+        orphans = run_async(find)
+    except ChoraError as error:
+        return DoctorStep(name, True, f"Which files chora wrote isn't known: {error.message}")
+    if not orphans:
+        return DoctorStep(name, True, "Every file that chora wrote is still written by something.")
+    paths = ", ".join(orphan.path for orphan in orphans[:ORPHANS_SHOWN])
+    more = f" and {len(orphans) - ORPHANS_SHOWN:,} more" if len(orphans) > ORPHANS_SHOWN else ""
+    reason = f"Nothing writes {paths}{more} any more."
+    remedy = "`chora gc --outputs --plan` says why, and without --plan deletes those that weren't edited."
+    return DoctorStep(name, True, reason, remedy, warning=True)
+
+
 def check_http_access(diagnosis: Diagnosis) -> DoctorStep:
     """Who could use a server of this project over HTTP, by the rules that it starts with."""
     from chora.access import Authenticator, Tokens
@@ -172,6 +201,7 @@ STEPS: tuple[Callable[[Diagnosis], DoctorStep], ...] = (
     check_store_space,
     check_store_content,
     check_store_leftovers,
+    check_outputs,
     check_http_access,
 )
 """The checks, in this order."""

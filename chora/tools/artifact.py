@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.building.artifact import PlannedOutput, build_artifact, plan_artifact
+from chora.engine.building.artifact import PlannedOutput, build_artifact, find_orphans_of, plan_artifact
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.engine import Engine
+from chora.engine.orphans import SHOWN, Orphan
 from chora.model import ArtifactConfig
 from chora.protocol.types import Call
 from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, tool
@@ -37,6 +38,27 @@ class PlannedFile(Struct, frozen=True, kw_only=True):
     """Conflicts between an edit and the new text that will be marked in it."""
 
 
+class OrphanFile(Struct, frozen=True, kw_only=True):
+    path: str
+    reason: str
+    edited: bool
+    """Whether a person edited it; such a file is never deleted."""
+
+
+class Orphans(Struct, frozen=True):
+    """Files of earlier builds that nothing writes any more; `chora gc --outputs` deletes them."""
+
+    count: int = 0
+    files: list[OrphanFile] = []
+    """The first of them."""
+
+
+def describe_orphans(orphans: list[Orphan]) -> Orphans:
+    """Orphans as in results: how many, and the first of them."""
+    files = [OrphanFile(path=each.path, reason=each.reason, edited=each.state == "edited") for each in orphans[:SHOWN]]
+    return Orphans(len(orphans), files)
+
+
 class AssemblyMetadata(Struct, frozen=True, kw_only=True):
     missing_content: list[str]
     generated_content: list[str]
@@ -52,6 +74,7 @@ class AssemblyMetadata(Struct, frozen=True, kw_only=True):
     """In a dry run, the planned action for each file."""
     conflicts: list[str] = []
     """Files in which conflicts between an edit and the new text are marked, until they are settled."""
+    orphans: Orphans = Orphans()
 
 
 class AssembledArtifact(ToolResult):
@@ -76,7 +99,9 @@ async def assemble_artifact(engine: Engine, arguments: AssembleArtifact, call: C
     if arguments.dry_run:
         build = Build(engine, force=bool(arguments.force), dry=True)
         planned = await plan_artifact(build, parsed, CallerContext(context), output_path=arguments.output_path)
-        return _planned_artifact(parsed.config, planned, milliseconds_since(started))
+        given = arguments.output_path is not None
+        orphans = [] if given else await find_orphans_of(build, parsed, [file.path for file in planned])
+        return _planned_artifact(parsed.config, planned, orphans, milliseconds_since(started))
     build = Build(engine, force=bool(arguments.force), progress=call.progress)
     result = await build_artifact(build, parsed, CallerContext(context), output_path=arguments.output_path)
     pieces = result.pieces
@@ -99,11 +124,14 @@ async def assemble_artifact(engine: Engine, arguments: AssembleArtifact, call: C
             warnings=pieces.warnings,
             plan=[],
             conflicts=result.conflicts,
+            orphans=describe_orphans(result.orphans),
         ),
     )
 
 
-def _planned_artifact(config: ArtifactConfig, planned: list[PlannedOutput], duration_ms: int) -> AssembledArtifact:
+def _planned_artifact(
+    config: ArtifactConfig, planned: list[PlannedOutput], orphans: list[Orphan], duration_ms: int
+) -> AssembledArtifact:
     actions = {file.action for file in planned}
     return AssembledArtifact(
         artifact_id=config.id,
@@ -128,6 +156,7 @@ def _planned_artifact(config: ArtifactConfig, planned: list[PlannedOutput], dura
             warnings=[],
             plan=[describe_planned_file(file) for file in planned],
             conflicts=[file.path for file in planned if file.conflicts],
+            orphans=describe_orphans(orphans),
         ),
     )
 

@@ -26,7 +26,7 @@ from chora.errors import (
 )
 from chora.model import CollectionConfig
 from chora.protocol.types import Call, Link
-from chora.tools.artifact import PlannedFile, describe_planned_file
+from chora.tools.artifact import Orphans, PlannedFile, describe_orphans, describe_planned_file
 from chora.tools.paging import ROWS, Limit, Offset, Page
 from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, tool
 
@@ -105,6 +105,7 @@ class CollectionMetadata(Struct, frozen=True, kw_only=True):
     warnings: list[str]
     conflicts: list[str] = []
     """Files of all members in which conflicts between an edit and the new text are marked, until they are settled."""
+    orphans: Orphans = Orphans()
 
 
 class GeneratedCollection(ToolResult):
@@ -137,7 +138,7 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
     forced = frozenset(arguments.force_members or ())
     if arguments.dry_run:
         build = Build(engine, force=bool(arguments.force), dry=True)
-        plans = await collection.plan_collection(
+        plans, orphans = await collection.plan_collection(
             build, parsed, caller, output_path=arguments.output_path, force_members=forced
         )
         noted = _noteworthy(plans, call, is_quiet=lambda plan: plan.cached, has_failed=lambda plan: bool(plan.error))
@@ -165,7 +166,7 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
         total, made = len(built.members), successful - cached
         named = [f"{each.member.id}: {warning}" for each in noted for warning in each.warnings]
         warnings = [*built.warnings, *named][:MEMBERS_SHOWN]
-        conflicts = built.conflicts
+        conflicts, orphans = built.conflicts, built.orphans
     truncated = len(shown) < total
     return GeneratedCollection(
         collection_id=config.id,
@@ -184,6 +185,7 @@ async def generate_collection(engine: Engine, arguments: GenerateCollection, cal
             dry_run=bool(arguments.dry_run),
             warnings=warnings,
             conflicts=conflicts[:MEMBERS_SHOWN],
+            orphans=describe_orphans(orphans),
         ),
         truncated=truncated,
         resource=f"manifest://{config.id}" if truncated and manifest_path else None,
@@ -391,7 +393,7 @@ async def check_collection_cache(engine: Engine, arguments: CheckCollectionCache
     if not is_checked:
         stale = [] if exists else members
     else:
-        plans = await collection.plan_collection(
+        plans, _ = await collection.plan_collection(
             build,
             parsed,
             CallerContext(parse_context(arguments.context)),

@@ -586,3 +586,45 @@ def test_check_counts_every_file_that_would_be_written():
     current = [action for action in actions if not collect_command.is_stale({"action": action, "conflicts": 0})]
     assert current == ["unchanged", "adopt"]
     assert collect_command.is_stale({"action": "unchanged", "conflicts": 1})
+
+
+@requirement("outputs.orphans", "outputs.orphans-kept")
+def test_orphans_are_reported_and_deleted_on_request(harbour: Project, run: Run):
+    """By `collect`, its plan and its check (exit 1), and by `doctor`; `gc --outputs` deletes them, and with --plan it
+    only says so."""
+    run("collect", "pack")
+    path = "outputs/pack/desk/sheet/sheet.md"
+    assert harbour.read(path)
+    harbour.save(pack("pack", [member("notice")]))
+    said = f"orphan: {path}: pack has no member desk any more"
+    assert said in run("collect", "pack", "--plan").stderr
+    checked = run("collect", "pack", "--check", code=1)
+    assert said in checked.stderr
+    assert "is up to date" not in checked.stdout
+    assert said in run("collect", "pack").stderr
+    [step] = [step for step in loads(run("doctor", "--json"))["steps"] if step["name"] == "outputs"]
+    assert (step["ok"], step["warning"], path in step["reason"]) == (True, True, True)
+    planned = run("gc", "--outputs", "--plan").stdout
+    assert planned == f"would be deleted: {path}: pack has no member desk any more\n1 orphan would be deleted, 0 kept\n"
+    assert harbour.read(path)
+    shown = loads(run("gc", "--outputs", "--json"))
+    assert (shown["deleted_count"], shown["kept_count"], shown["deleted"][0]["path"]) == (1, 0, path)
+    assert not (harbour.root / "outputs/pack/desk/sheet").exists()
+    assert run("gc", "--outputs").stdout == "0 orphans deleted, 0 kept\n"
+    assert "is up to date" in run("collect", "pack", "--check").stdout
+
+
+@requirement("outputs.orphans-kept")
+def test_an_orphan_that_was_edited_is_kept(harbour: Project, run: Run):
+    """`gc --outputs` says so, and `assemble --check` fails as long as it is there."""
+    run("assemble", "sheet")
+    document = artifact("sheet", [child("fixed")], {"file": "outputs/new.md", "format": "markdown"})
+    harbour.save(document)
+    harbour.write("outputs/sheet.md", "Mine.\n")
+    run("assemble", "sheet")
+    assert "outputs/sheet.md" in run("assemble", "sheet", "--check", code=1).stderr
+    kept = run("gc", "--outputs").stdout
+    assert "kept: outputs/sheet.md was edited: sheet has no such output any more" in kept
+    assert harbour.read("outputs/sheet.md") == "Mine.\n"
+    (harbour.root / "outputs/sheet.md").unlink()
+    run("assemble", "sheet", "--check")

@@ -67,12 +67,12 @@ def test_a_healthy_project_passes_every_step(hello: Project, backend: str):
     assert run(hello, "generate", "greeting").exit_code == 0
     before = sorted(hello.root.rglob("*"))
     looked = steps(run(hello, "doctor", "--json"))
-    assert list(looked) == ["store access", "store space", "store content", "store leftovers", "http access"]
+    assert list(looked) == ["store access", "store space", "store content", "store leftovers", "outputs", "http access"]
     assert all(set(step) == {"name", "ok", "reason", "remedy", "warning"} and step["ok"] for step in looked.values())
     if backend != "filesystem":  # its lock file is created by reading
         assert sorted(hello.root.rglob("*")) == before
     result = run(hello, "doctor")
-    assert (result.exit_code, result.output.count("ok "), "FAILED" in result.output) == (0, 4, False)
+    assert (result.exit_code, result.output.count("ok "), "FAILED" in result.output) == (0, 5, False)
 
 
 def test_a_damaged_database_is_reported_and_repaired(hello: Project):

@@ -60,6 +60,7 @@ async def test_assemble_artifact(ask: Asking, greeting: Project, context: Any, a
             "excluded_content": ["night"],
             "plan": [],
             "conflicts": [],
+            "orphans": {"count": 0, "files": []},
         },
     }
     assert len(warnings) == 1

@@ -91,6 +91,7 @@ async def test_generate_collection(ask: Asking, harbour: Project, arguments: dic
             "dry_run": False,
             "warnings": [],
             "conflicts": [],
+            "orphans": {"count": 0, "files": []},
         },
         "truncated": False,
         "resource": None,

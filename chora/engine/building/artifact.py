@@ -20,12 +20,14 @@ from chora.engine.building.pieces import GatheredPieces, Piece, gather_pieces
 from chora.engine.building.recall import confirm_inputs, explain_stale, keep_trace, recall_trace
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
+from chora.engine.orphans import Orphan, OutputWriter, note_writer, take_inventory
 from chora.engine.outputs import (
     Action,
     OutputState,
     check_output_path,
     diff_output,
     examine_output,
+    is_template,
     same_file,
     write_outputs,
 )
@@ -77,6 +79,8 @@ class BuiltArtifact(NamedTuple):
     """Whether the files would come out the same as long as the inputs do."""
     conflicts: list[str] = []  # noqa: RUF012 (never changed)
     """Files in which conflicts between an edit and the new text are marked."""
+    orphans: list[Orphan] = []  # noqa: RUF012
+    """Files that it wrote before under other names."""
 
     @property
     def output_path(self) -> str:
@@ -133,6 +137,7 @@ async def build_artifact(
     started = time.monotonic()
     if not build.force and (known := await recall_trace(build, key, ArtifactTrace)):
         recalled = _from_trace(config, known.result, known.inputs)
+        recalled = await _find_gone(build, parsed, recalled, output_path)
         _emit_event(build.engine, config, started, recalled, None)
         return recalled
     try:
@@ -142,6 +147,9 @@ async def build_artifact(
         pieces, texts = await _compose_texts(build, config, caller, outputs, recorder)
         parts = _key_parts(build, parsed, caller, output_path, locate)
         built = await _write_texts(build, key, parts, config, outputs, pieces, texts, recorder)
+        for number, path in enumerate(built.outputs):  # a caller gives a place for the first one only
+            note_writer(build.engine, path, _writer(build, config, None if number else output_path))
+        built = await _find_gone(build, parsed, built, output_path)
     except ChoraError as error:
         _emit_event(build.engine, config, started, None, error)
         raise
@@ -183,6 +191,28 @@ async def plan_artifact(
         ]
     states = [examine_output(engine, output, text) for output, text in zip(outputs, texts, strict=True)]
     return [_plan_output(state, reasons) for state in states]
+
+
+def _writer(build: Build, config: ArtifactConfig, output_path: str | None) -> OutputWriter:
+    """What writes the outputs: the artifact by itself, or as the member of a collection that is being built."""
+    is_given = output_path is not None or any(is_template(output.file) for output in config.metadata.outputs)
+    return build.writer or OutputWriter("artifact", config.id, is_given=is_given)
+
+
+async def _find_gone(
+    build: Build, parsed: ParsedConfig, built: BuiltArtifact, output_path: str | None
+) -> BuiltArtifact:
+    """The result with the files of earlier builds that are orphans now; for a collection that is done at its end."""
+    writer = _writer(build, parsed.config, output_path)
+    if build.writer is not None or writer.is_given:
+        return built
+    return built._replace(orphans=await take_inventory(build.engine, writer, built.outputs, dry=False))
+
+
+async def find_orphans_of(build: Build, parsed: ParsedConfig, outputs: list[str]) -> list[Orphan]:
+    """The orphans that `build_artifact` would report, by the files that it would write."""
+    writer = _writer(build, parsed.config, None)
+    return [] if writer.is_given else await take_inventory(build.engine, writer, outputs, dry=True)
 
 
 def _plan_output(state: OutputState, reasons: list[str]) -> PlannedOutput:

@@ -15,6 +15,7 @@ from chora.engine.building.fingerprint import settings_parts
 from chora.engine.building.source_texts import SourceTexts
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
+from chora.engine.orphans import OutputWriter
 from chora.hashing import digest_of
 from chora.protocol.types import Progress
 
@@ -55,13 +56,27 @@ class Build:
         self.snapshot = engine.new_snapshot()
         self.budget = engine.budgets.open_budget()
         self.source_texts = SourceTexts()
+        self.writer: OutputWriter | None = None
+        """The member of a collection that is being built."""
+        self.claimed: set[str] = set()
+        """The files that members of collections write in this build, whether they have to be written or not."""
         self.made: set[str] = set()
         """Fingerprints of the texts that this build made: `force` makes each of them again, but only once."""
 
-    def derive(self, *, force: bool) -> Build:
-        """A part of this build that reports no progress; what was read and made is shared."""
+    def derive(self, *, force: bool, member: str) -> Build:
+        """The part of this build for a member, which reports no progress; what was read and made is shared."""
         part = copy.copy(self)
         part.force, part.progress = self.force or force, None
+        if self.writer is not None:
+            part.writer = msgspec.structs.replace(self.writer, members=(*self.writer.members, member))
+        return part
+
+    def for_collection(self, collection_id: str, base: str, *, is_given: bool) -> Build:
+        """This build, with the collection that it is for as the writer of the outputs, unless one contains it."""
+        if self.writer is not None:
+            return self
+        part = copy.copy(self)
+        part.writer = OutputWriter("collection", collection_id, base, (), is_given)
         return part
 
     def short_digest(self, value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -29,7 +29,15 @@ from chora.engine.building.members import (
     resolve_shared_context,
 )
 from chora.engine.engine import Engine
-from chora.engine.manifest import CANCELLED, MANIFEST, check_replaceable, manifest_path, write_manifest
+from chora.engine.manifest import (
+    CANCELLED,
+    MANIFEST,
+    check_replaceable,
+    fixed_manifest_path,
+    manifest_path,
+    write_manifest,
+)
+from chora.engine.orphans import Orphan, take_inventory
 from chora.engine.outputs import check_output_path
 from chora.errors import (
     ChoraError,
@@ -53,6 +61,13 @@ CHECKPOINT_INTERVAL = 200
 """Members recalled between two checkpoints, at which other tasks run."""
 FAILURES_SHOWN = 50
 """Members that a failed build's error lists, those that failed before those that were skipped; the manifest has all."""
+
+
+class CollectionPlan(NamedTuple):
+    """What a build would do with each member, and which files nothing writes any more."""
+
+    members: list[PlannedMember]
+    orphans: list[Orphan]
 
 
 async def build_collection(
@@ -92,8 +107,12 @@ async def build_collection(
         scope = await _resolve_scope(build, parsed, caller, output_path)
         if config.output.manifest:
             check_replaceable(build, scope)
+        is_outermost = build.writer is None
+        build = build.for_collection(config.id, scope.base_path, is_given=_is_given(build, config, output_path))
         async with engine.write_locks(f"collection:{parsed.origin}:{scope.base_path}"):
             built = await _CollectionBuild(build, scope, force_members).run_build(started)
+            if is_outermost:
+                built = built._replace(orphans=await _take_inventory(build, built))
         _raise_failures(built)
     except ChoraError as error:
         _emit_event(engine, config, started, None, error)
@@ -110,7 +129,7 @@ async def plan_collection(
     output_path: str | None = None,
     force_members: frozenset[str] = frozenset(),
     render: bool = True,
-) -> list[PlannedMember]:
+) -> CollectionPlan:
     """What `build_collection` would do with each member and why, without doing it.
 
     Args:
@@ -124,13 +143,16 @@ async def plan_collection(
     check_nesting(build.engine, parsed)
     _check_forced(parsed.config, force_members)
     scope = await _resolve_scope(build, parsed, caller, output_path)
+    is_outermost = build.writer is None
+    build = build.for_collection(scope.config.id, scope.base_path, is_given=_is_given(build, scope.config, output_path))
     if scope.config.output.manifest:
         check_replaceable(build, scope)
 
     async def plan_nested(
         part: Build, nested: ParsedConfig, nested_caller: CallerContext, base_path: str | None
     ) -> list[PlannedMember]:
-        return await plan_collection(part, nested, nested_caller, output_path=base_path, render=render)
+        plan = await plan_collection(part, nested, nested_caller, output_path=base_path, render=render)
+        return plan.members
 
     builder = MemberBuilder(build, scope, force_members, _claimed_files(scope))
     plans: list[PlannedMember] = []
@@ -139,7 +161,29 @@ async def plan_collection(
         plans.append(await builder.plan_member(member, plan_nested, render=render))
         if number % CHECKPOINT_INTERVAL == CHECKPOINT_INTERVAL - 1:
             await trio.lowlevel.checkpoint()
-    return plans
+    unknown = {plan.member.id for plan in plans if plan.error is not None}
+    return CollectionPlan(plans, await _find_gone(build, unknown, dry=True) if is_outermost else [])
+
+
+def _is_given(build: Build, config: CollectionConfig, output_path: str | None) -> bool:
+    """Whether a caller or a context decides where a collection goes."""
+    return output_path is not None or fixed_manifest_path(build.engine, config) is None
+
+
+async def _take_inventory(build: Build, built: BuiltCollection) -> list[Orphan]:
+    return await _find_gone(build, {each.member.id for each in built.members if each.status != "success"}, dry=False)
+
+
+async def _find_gone(build: Build, unknown: set[str], *, dry: bool) -> list[Orphan]:
+    """The files of earlier builds that are orphans now.
+
+    Args:
+        build: the build of the outermost collection.
+        unknown: the members that failed: what they wrote before is still theirs.
+        dry: remember nothing.
+    """
+    assert build.writer is not None
+    return await take_inventory(build.engine, build.writer, build.claimed, unknown, dry=dry)
 
 
 def _check_forced(config: CollectionConfig, force_members: frozenset[str]) -> None:

@@ -22,6 +22,7 @@ from chora.engine.building.output_names import render_output_names
 from chora.engine.building.recall import keep_trace, recall_trace
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
+from chora.engine.orphans import Orphan
 from chora.engine.outputs import check_output_path, same_file
 from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, GenerationFailed, OutputEdited
@@ -80,6 +81,8 @@ class BuiltCollection(NamedTuple):
     seconds: float
     warnings: list[str]
     rules: list[RuleResult]
+    orphans: list[Orphan] = []  # noqa: RUF012 (never changed)
+    """Files of earlier builds that nothing writes any more."""
 
     def count(self, status: Status) -> int:
         return sum(built.status == status for built in self.members)
@@ -250,7 +253,7 @@ class MemberBuilder:
         return self._force_all or member.id in self._force_members
 
     async def _build_member(self, member: Member, build_nested: BuildNested) -> BuiltMember:
-        build = self._build.derive(force=self._is_forced(member))
+        build = self._build.derive(force=self._is_forced(member), member=member.id)
         caller, warnings = await self._member_context(build, member)
         recorder = build.new_recorder()
         parsed = open_member(self._engine, member, recorder.record).parsed
@@ -282,7 +285,7 @@ class MemberBuilder:
         )
 
     async def _plan_member(self, member: Member, plan_nested: PlanNested, *, render: bool) -> PlannedMember:
-        build = self._build.derive(force=self._is_forced(member))
+        build = self._build.derive(force=self._is_forced(member), member=member.id)
         if await self.recall_member(member):
             return PlannedMember(member, [], [], cached=True)
         caller, _ = await self._member_context(build, member)
@@ -363,6 +366,7 @@ class MemberBuilder:
             if (writer := self._claimed.get(same_file(path), member.id)) != member.id:
                 return writer, path
         self._claimed.update((same_file(path), member.id) for path in paths)
+        self._build.claimed.update(paths)
         return None
 
 

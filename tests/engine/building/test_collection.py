@@ -117,7 +117,7 @@ async def build(
 async def planned(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Any:
     parsed = engine.catalog.open_config("collection", id).parsed
     build = Build(engine, dry=True, force=rest.pop("force", False))
-    return await plan_collection(build, parsed, CallerContext(context or {}), **rest)
+    return (await plan_collection(build, parsed, CallerContext(context or {}), **rest)).members
 
 
 def manifest(project: Project, path: str = "outputs/pack") -> dict[str, Any]:
