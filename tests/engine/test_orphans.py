@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from chora.engine.orphans import find_orphans, remove_orphans
@@ -222,3 +223,20 @@ async def test_a_result_lists_the_first_orphans_and_counts_all(project: Project,
     result = await ask("assemble_artifact", artifact_config_id="a")
     orphans = result["metadata"]["orphans"]
     assert (orphans["count"], [file["path"] for file in orphans["files"]]) == (30, names[:20])
+
+
+async def test_of_an_output_without_a_note_only_a_missing_artifact_makes_an_orphan(project: Project, ask: Asking):
+    """Such as one that was written before writers were noted: who knows where it was meant to go."""
+    project.save(text("note", "A note."), sheet("a", "outputs/one.md", "outputs/two.md"))
+    await ask("assemble_artifact", artifact_config_id="a")
+    engine = ask.engine
+    [first, second] = engine.store.outputs()
+    for known in (first, second):
+        project.write(f"outputs/old/{known.path[8:]}", project.read(known.path))
+        old = msgspec.structs.replace(known, path=f"outputs/old/{known.path[8:]}", artifact_id=f"a{known.path[8:-3]}")
+        await engine.store.save_outputs([old])
+    project.save(sheet("aone", "outputs/else.md"))
+    found = await find_orphans(engine)
+    assert [(orphan.path, orphan.reason) for orphan in found] == [
+        ("outputs/old/two.md", "there is no artifact atwo any more"),
+    ]

@@ -402,11 +402,14 @@ def rows_of_content_config(server: McpServer, project: Project, note: Save) -> I
         template = "{{ part * count }}"
         context = {"part": part or "abc\ndef\n", "count": 4_000_000 // len((part or "abc\ndef\n").encode())}
         pattern = {"type": "jinja2", "template": template, "generation_config": {"context": context}}
+        source = {"source_type": "content_config", "data_selector": "output"}
         project.save(content(config_id, pattern=pattern))
-        yield (
-            shape,
-            make_note(server, note, source_type="content_config", source_locator=config_id, data_selector="output"),
-        )
+        yield shape, make_note(server, note, **source, source_locator=config_id)
+        for language in ("json", "yaml"):
+            name = f"{language}-{config_id}"
+            metadata = {"description": name, "version": "1.0.0", "output_format": language}
+            project.save(content(name, pattern=pattern, metadata=metadata))
+            yield f"{shape} as {language}", make_note(server, note, **source, source_locator=name)
 
 
 def rows_of_artifact_config(server: McpServer, project: Project, note: Save) -> Iterable[tuple[str, Act]]:
