@@ -238,6 +238,7 @@ TOOLS = {
     "tools.reading": "The toolset `reading`, offered on request, has tools for clients that can't read resources.",
     "artifact.expected-source": "A child whose elements say another source than it is expected from is warned about.",
     "content.no-effect": "`validate` names the fields of chora-compose that have no effect.",
+    "config.backups": "The newest ten backups of a config are kept.",
     "tools.usage": "A result says which model, tokens and US dollars its text took.",
     "tools.collections-bounded": "Answers about a collection have totals and the first 50 rows that say something.",
     "tools.generate-collection.errors": "generate_collection fails with the codes and details that are documented.",

@@ -6,10 +6,11 @@ import contextlib
 import re
 import secrets
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
 import msgspec
+import trio
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
@@ -45,6 +46,7 @@ from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.nesting import DEPTH_LIMIT, is_too_deep
+from chora.nofollow import open_folder
 from chora.skeletons import GENERATORS, skeleton
 from chora.sources.source import SERVER_ERRORS
 from chora.store import Draft, Version
@@ -58,6 +60,8 @@ COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
 DRAFTS_LIMIT = 100
 OLDEST_SHOWN = 10
 """How many drafts there may be, and how many of the oldest the error for one more names."""
+BACKUPS_KEPT = 10
+"""Backups of one config that are kept; older ones are deleted."""
 NAME_LIMIT = 255
 """Bytes that a file name may have on nearly every file system."""
 
@@ -246,8 +250,7 @@ async def save_draft(
         check_last_test(engine, kept)
     async with engine.write_locks(f"{kind}:{config_id}"):
         path = engine.catalog.path_to_save(kind, config_id)
-        backup = backup_name(path)
-        if len(PurePosixPath(backup).name) > NAME_LIMIT:
+        if len(PurePosixPath(backup_name(path)).name) > NAME_LIMIT:
             raise SaveFailed(
                 f"An id of {len(config_id)} characters makes the name of its file too long.",
                 "Save under a shorter id.",
@@ -266,8 +269,7 @@ async def save_draft(
                     )
                     exists.replaced = before
                     raise exists
-                await engine.project_folder.write_file(backup, before)
-            await engine.project_folder.write_file(path, _encode_config(path, document))
+            backup = await _write_config(engine, path, document, before)
         except OSError as error:
             raise SaveExecutionFailed(
                 f"{path} couldn't be written: {error.strerror}.",
@@ -276,7 +278,7 @@ async def save_draft(
             ) from error
     await engine.store.delete_draft(draft_id)
     engine.changes.publish(f"config://{kind}/{config_id}")
-    return SavedDraft(path, kind, None if before is None else backup)
+    return SavedDraft(path, kind, backup)
 
 
 def _read_current(engine: Engine, path: str) -> bytes | None:
@@ -389,12 +391,8 @@ async def _modify_saved_config(
             field="$.id",
         )
     try:
-        backup = None
         before = _read_current(engine, found.path)
-        if create_backup and before is not None:
-            backup = backup_name(found.path)
-            await engine.project_folder.write_file(backup, before)
-        await engine.project_folder.write_file(found.path, _encode_config(found.path, document))
+        backup = await _write_config(engine, found.path, document, before if create_backup else None)
     except OSError as error:
         raise ModificationExecutionFailed(
             f"{found.path} couldn't be written: {error.strerror}.",
@@ -424,9 +422,33 @@ def _parse_patched(
         ) from error
 
 
+async def _write_config(engine: Engine, path: str, document: dict[str, Any], replaced: bytes | None) -> str | None:
+    """Write a config, and before that a backup of the bytes that it replaces; returns its path.
+
+    Raises:
+        OSError: the disk refused; the config is as it was.
+    """
+    backup = None
+    if replaced is not None:
+        backup = backup_name(path)
+        await engine.project_folder.write_file(backup, replaced)
+    await engine.project_folder.write_file(path, _encode_config(path, document))
+    if backup is not None:
+        await trio.to_thread.run_sync(_delete_old_backups, engine.project_folder.root / path)
+    return backup
+
+
 def backup_name(path: str) -> str:
     """Where the file that a config replaces is kept: beside it, and not mistaken for a config."""
     return f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
+
+
+def _delete_old_backups(path: Path) -> None:
+    """Delete all but the newest backups of a config; what can't be deleted stays."""
+    pattern = re.compile(re.escape(path.name) + r"\.\d{8}T\d{12}Z\.backup", re.ASCII)
+    with contextlib.suppress(OSError), open_folder(path.parent) as folder:
+        for name in sorted(filter(pattern.fullmatch, folder.names()))[:-BACKUPS_KEPT]:
+            folder.delete_file(name)
 
 
 def find_draft(engine: Engine, draft_id: str) -> Draft:

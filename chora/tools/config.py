@@ -158,7 +158,9 @@ class ModifyConfig(ToolArguments):
             extra_json_schema={"type": "object"},
         ),
     ]
-    create_backup: Annotated[bool, Meta(description="Keep a copy of a saved config beside it")] | None = True
+    create_backup: (
+        Annotated[bool, Meta(description="Keep a copy of a saved config beside it; the newest ten stay")] | None
+    ) = True
     config_type: (
         Annotated[
             Literal["content", "artifact", "collection"], Meta(description="Needed if several kinds share the id")

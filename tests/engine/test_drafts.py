@@ -665,6 +665,23 @@ async def test_patching_a_draft_keeps_everything_else(project: Project, engine: 
     assert (await preview_draft(engine, draft_id, {})).text == "new"
 
 
+@requirement("config.backups")
+async def test_the_newest_backups_of_a_config_are_kept(project: Project, engine: Engine):
+    """Ten of them; those of others, and what a person copied, stay."""
+    project.write("configs/content/note.json", msgspec.json.encode(text("note", "0")))
+    for other in ("note.json.backup", "note.json.mine.backup", "other.json.20200101T000000000000Z.backup"):
+        project.write(f"configs/content/{other}", "{}")
+    backups: list[str] = []
+    for number in range(12):
+        updates = {"metadata": {"description": f"d{number}"}}
+        backups.append(str((await modify_config(engine, "note", updates)).backup))
+    found = {name for name in project.files() if name.endswith(".backup")}
+    assert len(backups) == len(set(backups)) == 12
+    assert found >= set(backups[2:])
+    assert not found & set(backups[:2])
+    assert len(found) == 10 + 3
+
+
 @pytest.mark.parametrize("path", ["configs/content/note.json", "configs/content/note/note-content.json"])
 async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: Engine, path: str):
     """With its order and unknown keys, and an exact backup of the old file."""
