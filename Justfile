@@ -169,6 +169,17 @@ contract-tools: setup
             cp "$lock" "$environment/.locked"
         fi
     done
+    # Only the archive of n8n's nodes, not the packages that they need: its module for forms needs none of them.
+    read -r package integrity < tests/contract/n8n.lock
+    forms="$CONTRACT_LIBRARIES/n8n"
+    if ! cmp -s tests/contract/n8n.lock "$forms/.locked"; then
+        rm -rf "$forms" && mkdir -p "$forms"
+        (cd "$forms" && npm pack --fetch-retries=5 --loglevel=error "$package" >/dev/null && mv ./*.tgz nodes.tgz)
+        {{ python }} -c 'import base64, hashlib, pathlib, sys; digest = hashlib.sha512(pathlib.Path(sys.argv[1]).read_bytes()).digest(); sys.exit("sha512-" + base64.b64encode(digest).decode() != sys.argv[2])' "$forms/nodes.tgz" "$integrity" \
+            || { echo "$package isn't what tests/contract/n8n.lock has" >&2; exit 1; }
+        tar -xzf "$forms/nodes.tgz" -C "$forms" package/dist/nodes/mcp/McpClient/utils.js
+        cp tests/contract/n8n.lock "$forms/.locked"
+    fi
 
 # The virtual environment, exactly as locked
 [private]

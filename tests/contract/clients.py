@@ -6,7 +6,8 @@ in front of the servers of others (`foreign.py`).
 Each client connects, lists the tools, calls `hello_world`, composes a text with a context, reads it as a resource, gets
 a prompt, gets a failure, calls an unknown tool, and gets progress and the notification of a change, as far as it can.
 Its results are compared with what is expected, value by value; its list of tools, with schemas and all, with the one
-that a raw conversation gets (`raw.py`), which is judged by itself.
+that a raw conversation gets (`raw.py`), which is judged by itself. What libraries for agents, Gemini and n8n make of
+the schemas must have lost nothing (`converters.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from chora.cli.run import print_table
 from chora.protocol import wire
 from chora.tools import TOOLS
 from tests.contract import raw
+from tests.contract.converters import find_form_losses, find_losses, find_n8n, make_n8n_forms
 from tests.contract.foreign import SERVERS, ForeignServer, run_server
 from tests.contract.installation import (
     HERE,
@@ -37,6 +39,7 @@ from tests.contract.installation import (
     serve_chora,
 )
 
+MCP_REMOTE = PACKAGES / "mcp-remote" / "dist" / "proxy.js"
 INSPECTOR = PACKAGES / "@modelcontextprotocol" / "inspector" / "clients" / "launcher" / "build" / "index.js"
 TRANSPORTS = ("http", "sse", "stdio", "connect")
 """The last is `chora connect`: stdio in front of HTTP."""
@@ -59,7 +62,19 @@ class Client(NamedTuple):
     cannot: frozenset[str] = frozenset()
     sdk: int | None = None
     """The environment of its libraries (`installation.find_python`); None is chora's own."""
+    converts: tuple[str, ...] = ()
+    """The results that are our tools as it hands them to a model."""
+    bridge: str = ""
+    """A program of others that it starts in front of HTTP and SSE, instead of chora."""
 
+    @property
+    def transports(self) -> tuple[str, ...]:
+        return TRANSPORTS[:2] if self.bridge else TRANSPORTS
+
+
+CONVERTED, FOR_GEMINI = "converted", "converted for Gemini"
+AGENT = frozenset({"revision", "tools", "progress", "updated"})
+CALLS = AGENT | {"hello", "generated", "same_as_text", "resource", "prompt", "failure", "unknown"}
 
 CLIENTS = (
     Client("Python SDK, auto", "python_sdk.py", "auto", MODERN),
@@ -69,6 +84,20 @@ CLIENTS = (
     Client("TypeScript SDK v2, legacy", "typescript_v2.mjs"),
     # It tries the modern era first, but not over SSE, and has no way to subscribe.
     Client("FastMCP 4", "fastmcp_client.py", "auto", MODERN, NEWEST, frozenset({"updated"}), sdk=2),
+    Client("FastMCP 3", "fastmcp_client.py", cannot=frozenset({"updated"}), sdk=1),
+    # Those that hand the tools to a model: they have what they need of MCP, and their own form of tools and failures.
+    Client("LangChain", "langchain_client.py", cannot=AGENT | {"prompt", "unknown"}, sdk=1, converts=(CONVERTED,)),
+    Client("OpenAI Agents", "openai_agents_client.py", cannot=AGENT, sdk=2, converts=(CONVERTED,)),
+    Client(
+        "Pydantic AI",
+        "pydantic_ai_client.py",
+        cannot=AGENT | {"prompt", "unknown", "same_as_text"},
+        sdk=2,
+        converts=(CONVERTED, FOR_GEMINI),
+    ),
+    Client("google-genai", "google_genai_client.py", cannot=CALLS, sdk=2, converts=(CONVERTED,)),
+    # Each in front of HTTP and SSE, where it is what a client starts.
+    Client("mcp-remote", "typescript_v1.mjs", bridge=str(MCP_REMOTE)),
     # One call per process, so it gets no notifications; and it doesn't print the negotiated revision.
     Client("Inspector, auto", "inspector", "auto", cannot=frozenset({"revision", "progress", "updated"})),
     Client("Inspector, legacy", "inspector", "legacy", cannot=frozenset({"revision", "progress", "updated"})),
@@ -116,7 +145,7 @@ def expected_results(client: Client, transport: str, name: str, listings: Mappin
     """The results that a client must get."""
     text = raw.greeting(name)
     revision = (transport == "sse" and client.revision_over_sse) or client.revision
-    results = {
+    results: dict[str, Any] = {
         "revision": revision,
         "tools": listings[revision].tools,
         "hello": {
@@ -141,6 +170,7 @@ def expected_results(client: Client, transport: str, name: str, listings: Mappin
         "resource": [{"uri": "content://greeting", "mimeType": "text/plain", "text": text}],
         "prompt": [["text", None], ["resource", text], ["text", None]],
         "failure": listings[revision].failure,
+        **dict.fromkeys(client.converts, listings[revision].tools),
         "unknown": wire.INVALID_PARAMS,
         "progress": ["greeting"],
         "updated": "content://greeting",
@@ -152,18 +182,30 @@ def find_differences(results: Mapping[str, Any], expected: Mapping[str, Any]) ->
     """What of a client's results isn't as expected, value by value."""
     faults: dict[str, str] = {}
     for key, wanted in expected.items():
-        seen = results.get(key)
+        if key in (CONVERTED, FOR_GEMINI):
+            if losses := find_losses(wanted, results.get(key, [])):
+                faults[key] = "; ".join(losses)[:600]
+            continue
+        seen: Any = results.get(key)
         if key == "tools":
-            seen, wanted = ({each["name"]: _shown(each) for each in tools} for tools in (seen or [], wanted))
+            seen, wanted = _by_name(seen or []), _by_name(wanted)
+        elif key == "failure" and type(seen) is str:  # as a model is told of it
+            seen = json.loads(seen)["error"]
+        elif key == "resource" and type(seen) is str:  # the contents alone
+            wanted = wanted[0]["text"]
         elif key == "generated" and seen is not None:  # the rest is the run's own: times, ids
-            seen = {name: value for name, value in seen.items() if name not in ("duration_ms", "metadata")}
+            seen = _without(seen, "duration_ms", "metadata")
         if seen != wanted:
             faults[key] = _first_difference(seen, wanted)[:600]
     return faults
 
 
-def _shown(tool: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tool[key] for key in SHOWN if key in tool}
+def _without(result: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in names}
+
+
+def _by_name(tools: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: {key: each[key] for key in SHOWN if key in each} for each in tools}
 
 
 def _first_difference(seen: Any, wanted: Any, path: str = "") -> str:
@@ -239,12 +281,17 @@ async def run_client(
     """One client over one transport."""
     name = f"{client.name} over {transport}"
     urls = {"http": f"{served.url}/mcp", "sse": f"{served.url}/sse"}
+    if client.bridge:
+        kind = {"http": "http-only", "sse": "sse-only"}[transport]
+        command = [find_node(), client.bridge, urls[transport], "--allow-http", "--transport", kind]
+    else:
+        command = served.command("connect", urls["http"]) if transport == "connect" else served.command("stdio")
     task: dict[str, Any] = {
-        "transport": transport if transport in urls else "stdio",
+        "transport": transport if transport in urls and not client.bridge else "stdio",
         "mode": client.mode,
         "name": name,
         "url": urls.get(transport),
-        "command": served.command("connect", urls["http"]) if transport == "connect" else served.command("stdio"),
+        "command": command,
         "environment": served.environment,
     }
     began = time.monotonic()
@@ -268,7 +315,12 @@ async def run_client(
 async def run_clients(clients: list[Client], servers: list[ForeignServer], *, as_json: bool) -> int:
     async with serve_chora() as served:
         listings = await read_listings(served)
-        runs = [await run_client(client, transport, served, listings) for client in clients for transport in TRANSPORTS]
+        runs = [
+            await run_client(client, transport, served, listings)
+            for client in clients
+            for transport in client.transports
+        ]
+        forms = await make_n8n_forms(listings[NEWEST].tools)
         behind = [await run_server(server, each, served) for server in servers for each in server.transports]
     if not as_json:
         for heading, rows in (("Client", runs), ("Server behind `chora connect`", behind)):
@@ -276,7 +328,9 @@ async def run_clients(clients: list[Client], servers: list[ForeignServer], *, as
                 (heading, "Transport", "Revision", "Seconds", "Outcome"),
                 [(*each[:4], "ok" if not each.faults else ", ".join(each.faults)) for each in rows],
             )
-    faults = [fault for listing in listings.values() for fault in listing.faults] + [
+    faults = [fault for listing in listings.values() for fault in listing.faults]
+    faults += [f"n8n's forms: {loss}" for loss in find_form_losses(listings[NEWEST].tools, forms)]
+    faults += [
         f"{each[0]} over {each.transport}: {key}: {fault}"
         for each in (*runs, *behind)
         for key, fault in each.faults.items()
@@ -301,6 +355,7 @@ def main() -> None:
         find_node()
         for sdk in (1, 2):
             find_python(sdk)
+        find_n8n()
     except ToolsNotInstalled as error:
         sys.exit(str(error))
     sys.exit(trio.run(lambda: run_clients(clients, servers, as_json=given.json)))

@@ -37,7 +37,9 @@ async def exercise():
             notified.set()
 
     async with Client(transport(), message_handler=note_message) as server:
-        results = {"revision": server.session.protocol_version}
+        opened = server.initialize_result  # FastMCP 3 says there what was negotiated, 4 in the session
+        revision = getattr(server.session, "protocol_version", None) or opened.protocolVersion
+        results = {"revision": revision}
         results["tools"] = [as_sent(tool) for tool in await server.list_tools()]
         results["hello"] = (await server.call_tool("hello_world", {"name": task["name"]})).structured_content
         arguments = {"content_config_id": "greeting", "context": {"name": task["name"]}}
