@@ -259,16 +259,16 @@ async def save_draft(
             )
         try:
             before = _read_current(engine, path)
-            if before is not None:
-                if before != overwrite if isinstance(overwrite, bytes) else not overwrite:
-                    exists = ConfigExists(
-                        f"{config_id} can't be saved: {path} exists already.",
-                        "Save under another id, or pass overwrite: true, which keeps a backup of the old one.",
-                        config_path=path,
-                        config_id=config_id,
-                    )
-                    exists.replaced = before
-                    raise exists
+            may_replace = before == overwrite if isinstance(overwrite, bytes) else overwrite
+            if before is not None and not may_replace:
+                exists = ConfigExists(
+                    f"{config_id} can't be saved: {path} exists already.",
+                    "Save under another id, or pass overwrite: true, which keeps a backup of the old one.",
+                    config_path=path,
+                    config_id=config_id,
+                )
+                exists.replaced = before
+                raise exists
             backup = await _write_config(engine, path, document, before)
         except OSError as error:
             raise SaveExecutionFailed(
