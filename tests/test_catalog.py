@@ -566,7 +566,8 @@ def test_a_failing_disk_is_a_storage_error(project: Project) -> None:
     catalog = Catalog(Failing(project.root))
     with pytest.raises(StorageError, match=r"note\.json can't be read: Input/output error") as caught:
         catalog.find_config("content", "note")
-    assert caught.value.details == {"path": "configs/content/note.json", "error_type": "OSError", "errno": 5}
+    expected = {"path": "configs/content/note.json", "error_type": "OSError", "errno": 5}
+    assert caught.value.details == {**expected, "reason": caught.value.message}
     assert catalog.list_configs("content").invalid[0].path == "configs/content/note.json"
 
 

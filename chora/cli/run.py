@@ -61,18 +61,26 @@ def toolset_flags(read_only: bool | None, toolset: tuple[str, ...]) -> dict[str,
     return {"mcp.read_only": read_only, "mcp.toolsets": toolset or None}
 
 
+@contextmanager
+def first_of_group() -> Generator[None]:
+    """Raise the first error of a group from a nursery, if the group has no others than ours."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        known, other = group.split(ChoraError)
+        if other is not None or known is None:
+            raise
+        raise _first_error(known) from None
+
+
 def report_errors(function: Function) -> Function:
     """Turn a ChoraError into its message (or, with --json, its JSON) and its exit code."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
-        except BaseExceptionGroup as group:
-            known, other = group.split(ChoraError)
-            if other is not None or known is None:
-                raise
-            exit_with_error(_first_error(known), bool(kwargs.get("as_json")))
+            with first_of_group():
+                return function(*args, **kwargs)
         except ChoraError as error:
             exit_with_error(error, bool(kwargs.get("as_json")))
 
@@ -341,5 +349,10 @@ def _parse_object(text: str) -> dict[str, Any]:
 
 
 def run_async(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """trio.run, so that commands need no import of their own."""
-    return trio.run(function, *arguments)
+    """trio.run, so that commands need no import of their own. Of a group of errors the first is raised.
+
+    Raises:
+        ChoraError: as the function does.
+    """
+    with first_of_group():
+        return trio.run(function, *arguments)

@@ -49,7 +49,7 @@ LEGS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
 FORCED = LEGS[:2]
 """Legs of which the suite has no scenarios: those of 2025-06-18 are forced on them, as far as they mean something."""
 OLDEST_SCHEMA = "2025-03-26"
-"""The oldest revision whose schema the suite has. Messages of 2024-11-05 are checked by its own schema in `raw.py`."""
+"""The oldest revision whose schema the suite has. `messages_2024_11_05.py` has those of 2024-11-05."""
 WAYS = ("http", "stdio", "connect", "connect-sse")
 SUITE = PACKAGES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 LEG_LIMIT = 180

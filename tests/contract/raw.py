@@ -10,7 +10,6 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import cache
 from typing import Any, NamedTuple
 
 import httpx2
@@ -18,7 +17,8 @@ import jsonschema
 import jsonschema.exceptions
 import trio
 
-from tests.contract.installation import HERE, RunningChora
+from tests.contract.installation import RunningChora
+from tests.contract.messages_2024_11_05 import check_message
 from tests.patience import PATIENCE
 from tests.tools.test_answers import CATALOGUE
 
@@ -428,37 +428,6 @@ async def judge_http(served: RunningChora, revision: str) -> AsyncGenerator[Chec
         yield check("the SSE of 2024-11-05 for another origin: refused", await get("/sse", origin=FOREIGN), 403)
 
 
-@cache
-def schema_2024_11_05() -> dict[str, Any]:
-    """The official schema, which the suite doesn't have."""
-    return json.loads((HERE / "schema-2024-11-05.json").read_bytes())
-
-
-def check_schema(message: dict[str, Any], methods: Mapping[int, str]) -> str:
-    """What the official schema of 2024-11-05 says against a message of the server; nothing when it is as it must be."""
-    definitions: dict[str, Any] = schema_2024_11_05()["definitions"]
-    method = message.get("method", methods.get(message.get("id", 0)))
-    found = [
-        name
-        for name, each in definitions.items()
-        if each.get("properties", {}).get("method", {}).get("const") == method
-    ]
-    kind = "JSONRPCError" if "error" in message else "JSONRPCNotification" if "method" in message else "JSONRPCResponse"
-    faults = _schema_faults(kind, message)
-    if "method" in message:
-        faults += [fault for name in found for fault in _schema_faults(name, message)]
-    elif "result" in message and found:
-        result = found[0].removesuffix("Request") + "Result"
-        faults += _schema_faults(result if result in definitions else "EmptyResult", message["result"])
-    return "; ".join(faults)
-
-
-def _schema_faults(name: str, instance: Any) -> list[str]:
-    schema = {"$ref": f"#/definitions/{name}", "definitions": schema_2024_11_05()["definitions"]}
-    errors = jsonschema.Draft7Validator(schema).iter_errors(instance)
-    return [f"{name}: {error.message[:200]}" for error in errors]
-
-
 def transports_of(revision: str) -> tuple[str, ...]:
     """The transports to speak a revision over; the modern era has left that of 2024-11-05."""
     return tuple(each for each in OPEN if each != "sse" or revision < MODERN)
@@ -474,7 +443,7 @@ async def judge(served: RunningChora, revision: str, transport: str) -> list[Che
                 checks.append(each)
         if revision == "2024-11-05":
             messages = [one for each in talk.received for one in (each if isinstance(each, list) else [each])]
-            faults = [fault for each in messages if (fault := check_schema(each, talk.methods))]
+            faults = [fault for each in messages if (fault := check_message(each, talk.methods))]
             checks.append(Check(f"{len(messages)} messages are as the schema says", "; ".join(faults)[:600]))
 
     async def judge_transport() -> None:

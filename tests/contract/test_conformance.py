@@ -18,6 +18,7 @@ from chora.tools import TOOLS as PRODUCT_TOOLS
 from tests.conftest import requirement
 from tests.contract import conformance, fixture_server, raw
 from tests.contract.conformance import LEGS, Scenario, expected, find_faults, read_verdict
+from tests.contract.messages_2024_11_05 import check_message
 from tests.http_client import BOTH, HELLO, MODERN, message
 from tests.patience import PATIENCE
 
@@ -157,14 +158,18 @@ def test_a_list_that_lost_something_is_a_fault(lost: str, revision: str):
     assert [each.fault for each in raw.check_tools(tools, revision) if each.fault] != []
 
 
-def test_messages_of_2024_11_05_are_judged_by_its_own_schema():
+def test_messages_of_2024_11_05_are_judged_by_their_own_schemas():
     """Requests' results by the method, notifications by their own, errors by the envelope."""
     methods = {1: "tools/list", 2: "ping"}
     listed = {"tools": [{"name": "a", "inputSchema": {"type": "object"}}]}
     good = ({"id": 1, "result": listed}, {"id": 2, "result": {}}, {"id": 3, "error": {"code": 1, "message": "no"}})
-    bad = ({"id": 1, "result": {"tools": [{"name": "a"}]}}, {"id": 3, "error": {"code": 1}}, {"method": raw.UPDATED})
+    good = (*good, {"method": "notifications/tools/list_changed"}, {"method": "roots/list", "id": 1})
+    bad = (
+        *({"id": 1, "result": {"tools": [{"name": "a"}]}}, {"id": 3, "error": {"code": 1}}, {"method": raw.UPDATED}),
+        *({"id": 2}, {"method": "notifications/other"}, {"method": raw.UPDATED, "params": {"uri": 1}}),
+    )
     for each, fits in ((each, each in good) for each in (*good, *bad)):
-        assert (raw.check_schema({"jsonrpc": "2.0", **each}, methods) == "") is fits, each
+        assert (check_message({"jsonrpc": "2.0", **each}, methods) == "") is fits, each
 
 
 # -- the fixtures -----------------------------------------------------------------------------------------------
