@@ -39,7 +39,8 @@ class FillOptions(GeneratorOptions, frozen=True, kw_only=True):
         Literal["error", "keep", "empty"] | None,
         Meta(
             description="What a name without a value does: error, keep its place as it stands, or leave it empty. "
-            "Without it: error, or where templates are lenient empty"
+            "Without it: error, or where templates are lenient empty; template_fill has error by the rules of "
+            "chora-compose"
         ),
     ] = None
 
