@@ -257,6 +257,7 @@ Toolset = Literal[
     "collections",
     "utility",
     "reading",
+    "edits",
 ]
 
 
@@ -267,7 +268,7 @@ class McpSettings(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[Toolset, ...],
         Meta(
             description="Tools that are offered, besides hello_world: default is all but those of reading (get_config, "
-            "get_text, list_collections); if empty, default"
+            "get_text, list_collections) and of edits (list_edits, settle_edit); if empty, default"
         ),
     ] = ()
     read_only: Annotated[bool, Meta(description="Offer only the tools that change nothing")] = False

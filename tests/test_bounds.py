@@ -140,6 +140,7 @@ ARGUMENTS: dict[str, dict[str, float]] = {
             "check_freshness",
             "get_text",
             "list_collections",
+            "list_edits",
         )
     },
 }

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
-import msgspec
 
-from chora.cli.run import json_option, load_settings, print_json, print_table, report_errors, run_async
+from chora.cli.run import call_tool, json_option, print_json, print_table, report_errors
 from chora.cli.terminal import echo
 
 ACTIONS = ("list", "show", "accept", "discard", "merge")
@@ -28,9 +25,12 @@ def command(project: str | None, action: str, path: str | None, as_json: bool) -
     """
     if (path is None) != (action == "list"):
         raise click.UsageError("Name the PATH of an edited file." if path is None else "list takes no PATH.")
-    result = _act(project, action, path or "")
+    if action in ("list", "show"):
+        result = call_tool(project, "list_edits", {"path": path})
+    else:
+        result = call_tool(project, "settle_edit", {"path": path, "action": action})
     if as_json:
-        print_json({"success": True, **result})
+        print_json(result)
         return
     match action:
         case "list":
@@ -40,40 +40,3 @@ def command(project: str | None, action: str, path: str | None, as_json: bool) -
             echo(result["diff"])
         case _:
             echo(result["message"])
-
-
-def _act(project: str | None, action: str, path: str) -> dict[str, Any]:
-    from chora.engine import edits
-    from chora.engine.building.artifact import build_artifact
-    from chora.engine.building.build import Build, CallerContext
-    from chora.engine.engine import open_engine
-
-    folder, loaded = load_settings(project)
-
-    async def act() -> dict[str, Any]:
-        async with open_engine(folder, loaded.settings, reading=action in ("list", "show")) as engine:
-            match action:
-                case "list":
-                    return {"edits": msgspec.to_builtins(edits.list_edits(engine))}
-                case "show":
-                    return {"path": path, "diff": edits.diff_edit(engine, path)}
-                case "discard":
-                    edit, kept = await edits.discard(engine, path)
-                    return {"path": edit.path, "kept": kept, "message": f"{edit.path}: the edit is kept in {kept}"}
-                case _:
-                    edit = edits.accept(engine, path)
-                    message = f"{edit.path}: accepted; later changes are merged with it"
-                    conflicts: list[str] = []
-                    if action == "merge":
-                        parsed = engine.catalog.find_config("artifact", edit.artifact_id).parsed
-                        if edit.path in [engine.folder.relative(each.file) for each in parsed.config.metadata.outputs]:
-                            built = await build_artifact(Build(engine), parsed, CallerContext({}))
-                            conflicts = built.conflicts
-                            message = (
-                                f"{edit.path}: merged" if not conflicts else f"{edit.path}: merged, with conflicts"
-                            )
-                        else:
-                            message += "; build its collection to merge now"
-                    return {"path": edit.path, "conflicts": conflicts, "message": message}
-
-    return run_async(act)

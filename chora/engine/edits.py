@@ -11,10 +11,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+import trio
 from msgspec import Struct
 
 from chora.disk import replace_file
 from chora.engine import merging
+from chora.engine.building.artifact import build_artifact
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.engine import Engine
 from chora.engine.outputs import OUTPUT_LIMIT, accept_edit, is_accepted, is_as_written
 from chora.errors import ContentNotFound, LimitExceeded, OutputEdited, WriteFailed, io_details
@@ -51,18 +54,23 @@ class _Found(NamedTuple):
     edit: Edit
 
 
-def list_edits(engine: Engine) -> list[Edit]:
+async def list_edits(engine: Engine) -> list[Edit]:
     """Every edit, by path; files that are gone aren't edits."""
-    found = (_find(engine, known) for known in engine.store.outputs())
-    return [each.edit for each in found if each is not None]
+    edits: list[Edit] = []
+    for known in engine.store.outputs():
+        await trio.lowlevel.checkpoint()
+        if (found := _find(engine, known)) is not None:
+            edits.append(found.edit)
+    return edits
 
 
-def diff_edit(engine: Engine, path: str) -> str:
-    """What a person changed, as a unified diff; raises as `accept`."""
+async def show(engine: Engine, path: str) -> tuple[Edit, str]:
+    """An edit, and what a person changed as a unified diff; raises as `accept`."""
     found = _open(engine, path)
     if found.known.base is None:
-        return "(what chora wrote isn't known any more)"
-    return merging.diff(found.known.path, found.known.base.encode(), found.current, ("written", "on disk"))
+        return found.edit, "(what chora wrote isn't known any more)"
+    sides = (found.known.base.encode(), found.current, ("written", "on disk"))
+    return found.edit, await trio.to_thread.run_sync(merging.diff, found.known.path, *sides)
 
 
 def accept(engine: Engine, path: str) -> Edit:
@@ -87,6 +95,24 @@ def accept(engine: Engine, path: str) -> Edit:
         )
     accept_edit(engine, found.known.path, found.current)
     return _with_state(found.edit, "accepted")
+
+
+async def merge(engine: Engine, path: str) -> tuple[Edit, list[str] | None]:
+    """Accept an edit, and merge the text as it is now with it.
+
+    Returns:
+        The edit, and the files in which conflicts are marked; None for a file that only a collection writes: its next
+        build merges it.
+
+    Raises:
+        ChoraError: as `accept`, or as the artifact's build.
+    """
+    edit = accept(engine, path)
+    parsed = engine.catalog.find_config("artifact", edit.artifact_id).parsed
+    if edit.path not in [engine.folder.relative(each.file) for each in parsed.config.metadata.outputs]:
+        return edit, None
+    built = await build_artifact(Build(engine), parsed, CallerContext({}))
+    return edit, built.conflicts
 
 
 async def discard(engine: Engine, path: str) -> tuple[Edit, str]:

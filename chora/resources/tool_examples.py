@@ -46,4 +46,6 @@ TOOL_EXAMPLES: dict[str, dict[str, Any]] = {
     "get_config": {"config_id": "intro"},
     "get_text": {"content_id": "intro", "offset": 16_384},
     "list_collections": {"limit": 20},
+    "list_edits": {"path": "outputs/readme.md"},
+    "settle_edit": {"path": "outputs/readme.md", "action": "accept"},
 }

@@ -12,6 +12,7 @@ from chora.tools import (
     content,
     dependencies,
     discovery,
+    edits,
     reading,
     storage,
     utility,
@@ -31,6 +32,7 @@ MODULES: tuple[ModuleType, ...] = (
     validation,
     storage,
     reading,
+    edits,
 )
 """Each module of this package that has tools."""
 

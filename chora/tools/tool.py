@@ -37,12 +37,20 @@ from chora.wording import find_nearest
 log = logging.getLogger("chora.tools")
 
 Category = Literal[
-    "Core generation", "Config lifecycle", "Storage", "Discovery", "Validation", "Collections", "Utility", "Reading"
+    "Core generation",
+    "Config lifecycle",
+    "Storage",
+    "Discovery",
+    "Validation",
+    "Collections",
+    "Utility",
+    "Reading",
+    "Edits",
 ]
 
 DEFAULT_TOOLSET = "default"
 """The toolset that a server offers unless its settings name others."""
-OPT_IN: frozenset[Category] = frozenset({"Reading"})
+OPT_IN: frozenset[Category] = frozenset({"Reading", "Edits"})
 """Categories whose tools are offered only where the settings name their toolset."""
 
 Context = Annotated[

@@ -23,7 +23,7 @@ from tests.patience import PATIENCE
 from tests.tools.test_answers import CATALOGUE
 
 MODERN = "2026-07-28"
-OFFERED = [name for name, (category, *_) in CATALOGUE.items() if category != "Reading"]
+OFFERED = [name for name, (category, *_) in CATALOGUE.items() if category not in ("Reading", "Edits")]
 """What is listed unless the settings say otherwise."""
 UPDATED = "notifications/resources/updated"
 FOREIGN = "https://foreign.example"

@@ -82,6 +82,8 @@ CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
     "get_config": ("Reading", READS, ["config_id"], ["config_type"]),
     "get_text": ("Reading", READS, ["content_id"], ["version_id", "offset"]),
     "list_collections": ("Reading", READS, [], ["limit", "offset"]),
+    "list_edits": ("Edits", READS, [], ["path", "limit", "offset"]),
+    "settle_edit": ("Edits", CHANGES, ["path", "action"], []),
 }
 """Every tool's category, hints, required and optional arguments."""
 
@@ -104,7 +106,7 @@ def test_the_catalogue_is_complete():
     found -= {"tool", "schemas", "lenient_arguments", "paging"}
     assert found == {module.__name__.rpartition(".")[2] for module in MODULES}
     assert set(ALL_TOOLS) == set(CATALOGUE)
-    assert set(ALL_TOOLS) - set(TOOLS) == {"get_config", "get_text", "list_collections"}
+    assert set(ALL_TOOLS) - set(TOOLS) == {"get_config", "get_text", "list_collections", "list_edits", "settle_edit"}
     assert len(TOOLS) == 24, (
         "a new tool changes this number, the promise tools.default-set, the README and the changelog"
     )
