@@ -402,6 +402,7 @@ MAKING = {
     "outputs.merge.base": "What an edit is merged with is kept whatever the setting says, so that it can be changed.",
     "outputs.conflicts": "Conflicts that a merge marked are reported, and fail commands, until they are settled.",
     "edits.list": "Every file that a person edited is listed, with what was changed.",
+    "outputs.html": "A file that is declared as HTML and isn't comes with a warning.",
     "edits.tools": "The toolset `edits` lists and settles people's edits; by default it isn't offered.",
     "edits.accept": "An accepted edit stays, whatever the setting says, and later changes are merged with it.",
     "edits.discard": "A discarded edit is replaced by what chora wrote, and kept.",

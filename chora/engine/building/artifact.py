@@ -32,10 +32,11 @@ from chora.engine.outputs import (
     write_outputs,
 )
 from chora.engine.traces import TraceKey
-from chora.errors import ChoraError, CompositionFailed
+from chora.errors import ChoraError, CompositionFailed, LimitExceeded
 from chora.hashing import digest_of, sha256
 from chora.llm import ModelNotAsked
 from chora.model import ArtifactConfig, ArtifactOutput
+from chora.render import CheckJob, RenderFailed
 from chora.wording import quantity
 
 Status = Literal["assembled", "reassembled", "skipped"]
@@ -340,7 +341,23 @@ async def _compose_texts(
     pieces = await gather_pieces(build, config, caller, recorder)
     text = await compose(build.engine, config, pieces, caller.all_names, recorder.record)
     rules = build.engine.settings.configs.rules
+    if pages := [output.file for output in outputs if output.format == "html"]:
+        pieces.warnings.extend(await _find_html_faults(build, text, pages))
     return pieces, [await encode_text(config, output, text, rules) for output in outputs]
+
+
+async def _find_html_faults(build: Build, text: str, files: list[str]) -> list[str]:
+    """A warning for each file that is declared as HTML if the text isn't: Markdown is shown as it stands."""
+    try:
+        checked = await build.engine.templates.pool.check_text(CheckJob("html", text))
+    except (RenderFailed, LimitExceeded) as error:
+        problem = error.message if isinstance(error, LimitExceeded) else error.reason.message
+        return [f"whether {file} is HTML can't be checked: {problem.removesuffix('.')}" for file in files]
+    if not checked.findings:
+        return []
+    first = checked.findings[0]
+    place = f"line {first.line}: " if first.line else ""
+    return [f"{file} is declared as HTML and isn't: {place}{first.message}" for file in files]
 
 
 async def _write_texts(

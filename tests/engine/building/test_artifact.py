@@ -441,6 +441,27 @@ def test_text_files_end_with_one_newline(body: str, one: bytes, keep: bytes):
     assert encode_output(config, output, body, "chora-compose") == keep
 
 
+@requirement("outputs.html")
+@pytest.mark.parametrize(
+    ("body", "warning"),
+    [
+        ("<h1>Tides</h1>\n<p>High <b>water</b></p>", None),
+        ("<p>**High** water</p>", "outputs/page.html is declared as HTML and isn't: line 1: "),
+        ("# Tides\n\nHigh water", "outputs/page.html is declared as HTML and isn't: "),
+        ("<p>\n<em>High</p>", "outputs/page.html is declared as HTML and isn't: line 2: "),
+    ],
+)
+async def test_markdown_in_an_html_file_is_warned_about(
+    project: Project, engine: Engine, body: str, warning: str | None
+):
+    """The file is written, also by the next build, which has the same warning."""
+    project.save(text("two", body), artifact("sheet", [child("two")], out("outputs/page.html", "html")))
+    for _ in range(2):
+        built = await run(engine)
+        assert [each[: len(warning or "")] for each in built.pieces.warnings] == ([warning] if warning else [])
+    assert project.read("outputs/page.html") == body
+
+
 async def test_without_chora_toml_the_final_newline_is_the_templates(sheet: Project):
     """An old project's files stay as they were."""
     sheet.save(text("two", "Two"), artifact("sheet", [child("two")], out("outputs/sheet.md", final_newline=None)))
