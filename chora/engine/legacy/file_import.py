@@ -126,10 +126,14 @@ class FileImport:
             if not to_convert:
                 self._state.skip_file(config.path, f"{error.message} --convert may help.")
                 return None
-            return await self._write_converted(kind, config, convert(kind, config.document, config.path))
+            await trio.lowlevel.checkpoint()  # a large config takes tens of milliseconds in each of these steps
+            conversion = convert(kind, config.document, config.path)
+            await trio.lowlevel.checkpoint()
+            return await self._write_converted(kind, config, conversion)
         except LimitExceeded as error:
             self._state.skip_file(config.path, error.message)
             return None
+        await trio.lowlevel.checkpoint()
         if any(self._new_location(child) for child in _children(config.document)):
             return await self._write_converted(kind, config, Conversion(kind, deepcopy(config.document), [], []))
         if config.path != config.target:
@@ -155,6 +159,7 @@ class FileImport:
         except LimitExceeded as error:
             self._state.skip_file(config.path, f"It can't be converted: {error.message}")
             return None
+        await trio.lowlevel.checkpoint()
         target = config.target
         is_named_so = PurePosixPath(target).name in (f"{document['id']}.json", f"{document['id']}-{kind}.json")
         if not is_named_so and (document["id"] != config.document.get("id") or not target.endswith(".json")):
