@@ -39,7 +39,7 @@ from chora.render.validation import LANGUAGES
 from chora.resources import FAMILIES
 from chora.sources import BY_TYPE, selectors
 from chora.sources.source import SourceAccess, SourceFailed
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS, TOOLS
 from tests.anthropic_server import KEY, message, serving
 from tests.conftest import Project, artifact, child, content, requirement
 from tests.protocol.test_server import initialized_session
@@ -125,7 +125,7 @@ def argument_of(schema: Mapping[str, Any], text: str, value: Any) -> Any:
 
 def hostile_arguments(tool: str) -> dict[str, dict[str, Any]]:
     """For each argument of a tool in turn, the worst values; the others are what is needed."""
-    schema = TOOLS[tool].input_schema
+    schema = ALL_TOOLS[tool].input_schema
     found: dict[str, dict[str, Any]] = {}
     needed = dict.fromkeys(schema.get("required", ()), "note")
     for name, about in schema.get("properties", {}).items():
@@ -141,7 +141,10 @@ def hostile_arguments(tool: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def server(engine: Engine) -> McpServer:
-    return project_server(engine, TOOLS, Metrics())
+    engine.settings = msgspec.structs.replace(
+        engine.settings, mcp=settings.McpSettings(toolsets=("default", "reading", "edits"))
+    )
+    return project_server(engine, ALL_TOOLS, Metrics())
 
 
 def request(method: str, params: Any) -> bytes:
@@ -180,7 +183,7 @@ def bodies_of(server: McpServer, method: str, parameters: Iterable[tuple[str, An
 
 
 @requirement("hostile.event-loop")
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", ALL_TOOLS)
 async def test_no_argument_of_a_tool_blocks_the_loop(tool: str, server: McpServer, project: Project):
     """Each argument, with texts and data as large as a message may be."""
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ x }}\n"}))
