@@ -55,6 +55,7 @@ from chora.timestamps import now
 PREVIEW_LIMIT = 10_000  # characters
 DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")
 """The form of a draft's id; the capital letter keeps it apart from config ids."""
+_BACKUP_SUFFIX = re.compile(r"\.\d{8}T\d{12}Z\.backup", re.ASCII)
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
 COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
 DRAFTS_LIMIT = 100
@@ -445,9 +446,10 @@ def backup_name(path: str) -> str:
 
 def _delete_old_backups(path: Path) -> None:
     """Delete all but the newest backups of a config; what can't be deleted stays."""
-    pattern = re.compile(re.escape(path.name) + r"\.\d{8}T\d{12}Z\.backup", re.ASCII)
     with contextlib.suppress(OSError), open_folder(path.parent) as folder:
-        for name in sorted(filter(pattern.fullmatch, folder.names()))[:-BACKUPS_KEPT]:
+        beside = [name for name in folder.names() if name.startswith(path.name)]
+        backups = sorted(name for name in beside if _BACKUP_SUFFIX.fullmatch(name, len(path.name)))
+        for name in backups[:-BACKUPS_KEPT]:
             folder.delete_file(name)
 
 
