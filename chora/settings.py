@@ -2,6 +2,8 @@
 
 `load` merges defaults < `chora.toml` < old environment names < `CHORA_<SECTION>_<KEY>` < flags and records
 the origin of every value. Other modules get their section, never the environment.
+
+One module, because a new setting is one field of its section, with its description, default and bounds.
 """
 
 from __future__ import annotations

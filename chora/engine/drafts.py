@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, cast
 
 import msgspec
-import trio
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
-from chora.decoding import encode_yaml
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.compose import compose
 from chora.engine.building.content import gather_content
@@ -22,14 +19,13 @@ from chora.engine.building.encode import encode_text
 from chora.engine.building.pieces import gather_pieces
 from chora.engine.draft_tests import check_last_test, remember_test
 from chora.engine.engine import Engine
+from chora.engine.saved_configs import backup_name, encode_config, find_saved_config, read_current, write_config
 from chora.engine.validation.generator_checks import check_composition, check_generator, generator_issue
 from chora.errors import (
     ChoraError,
-    ConfigNotFound,
     DraftCreationFailed,
     DraftNotFound,
     InvalidContext,
-    InvalidInput,
     LimitExceeded,
     ModificationExecutionFailed,
     ModificationFailed,
@@ -46,7 +42,6 @@ from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.nesting import DEPTH_LIMIT, is_too_deep
-from chora.nofollow import open_folder
 from chora.skeletons import GENERATORS, skeleton
 from chora.sources.source import SERVER_ERRORS
 from chora.store import Draft, Version
@@ -55,14 +50,11 @@ from chora.timestamps import now
 PREVIEW_LIMIT = 10_000  # characters
 DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")
 """The form of a draft's id; the capital letter keeps it apart from config ids."""
-_BACKUP_SUFFIX = re.compile(r"\.\d{8}T\d{12}Z\.backup", re.ASCII)
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
 COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
 DRAFTS_LIMIT = 100
 OLDEST_SHOWN = 10
 """How many drafts there may be, and how many of the oldest the error for one more names."""
-BACKUPS_KEPT = 10
-"""Backups of one config that are kept; older ones are deleted."""
 NAME_LIMIT = 255
 """Bytes that a file name may have on nearly every file system."""
 
@@ -119,7 +111,7 @@ async def create_draft(
 
 
 def _check_size(document: dict[str, Any]) -> None:
-    if (size := len(_encode_config("", document))) > CONFIG_LIMIT:
+    if (size := len(encode_config("", document))) > CONFIG_LIMIT:
         raise LimitExceeded(
             f"The config has {size:,} bytes as a file; {CONFIG_LIMIT:,} are allowed.",
             "Put long texts into files of their own, and name them as sources.",
@@ -259,7 +251,7 @@ async def save_draft(
                 config_id=config_id,
             )
         try:
-            before = _read_current(engine, path)
+            before = read_current(engine, path)
             may_replace = before == overwrite if isinstance(overwrite, bytes) else overwrite
             if before is not None and not may_replace:
                 exists = ConfigExists(
@@ -270,7 +262,7 @@ async def save_draft(
                 )
                 exists.replaced = before
                 raise exists
-            backup = await _write_config(engine, path, document, before)
+            backup = await write_config(engine, path, document, before)
         except OSError as error:
             raise SaveExecutionFailed(
                 f"{path} couldn't be written: {error.strerror}.",
@@ -280,13 +272,6 @@ async def save_draft(
     await engine.store.delete_draft(draft_id)
     engine.changes.publish(f"config://{kind}/{config_id}")
     return SavedDraft(path, kind, backup)
-
-
-def _read_current(engine: Engine, path: str) -> bytes | None:
-    try:
-        return engine.project_folder.read_bytes(path)
-    except FileNotFoundError:
-        return None
 
 
 # -- changing drafts and configs -------------------------------------------------------------------------------------
@@ -336,34 +321,11 @@ async def modify_config(
     if DRAFT_ID.fullmatch(config_id) or engine.store.draft(config_id):
         async with engine.write_locks(config_id):
             return await _modify_draft(engine, find_draft(engine, config_id), updates)
-    found_kind, found = _find_saved_config(engine, config_id, kind)
-    async with engine.write_locks(f"{found_kind}:{found.parsed.config.id}"):
-        found = engine.catalog.open_config(found_kind, found.path)
-        return await _modify_saved_config(engine, found_kind, found, updates, create_backup)
-
-
-def _find_saved_config(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind, FoundConfig]:
-    found: dict[Kind, FoundConfig] = {}
-    kinds = (kind,) if kind else KINDS
-    for each in kinds:
-        with contextlib.suppress(ConfigNotFound):
-            found[each] = engine.catalog.find_config(each, config_id)
-    if not found:
-        raise ConfigNotFound(
-            f"There is no config {config_id!r}, and no draft of this id.",
-            engine.catalog.hint_for_missing(config_id, *kinds)
-            or "list_content_configs and list_artifact_configs list the configs.",
-            config_id=config_id,
-            **engine.catalog.describe_search(config_id, *kinds),
-        )
-    if len(found) > 1:
-        raise InvalidInput(
-            f"{config_id} is the id of {' and of '.join(f'a {each} config' for each in found)}.",
-            "Say which with config_type.",
-            field="config_type",
-            allowed=list(found),
-        )
-    return next(iter(found.items()))
+    found = find_saved_config(engine, config_id, kind)
+    kind = found.parsed.kind
+    async with engine.write_locks(f"{kind}:{found.parsed.config.id}"):
+        found = engine.catalog.open_config(kind, found.path)
+        return await _modify_saved_config(engine, kind, found, updates, create_backup)
 
 
 async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -> ModifiedConfig:
@@ -392,8 +354,8 @@ async def _modify_saved_config(
             field="$.id",
         )
     try:
-        before = _read_current(engine, found.path)
-        backup = await _write_config(engine, found.path, document, before if create_backup else None)
+        before = read_current(engine, found.path)
+        backup = await write_config(engine, found.path, document, before if create_backup else None)
     except OSError as error:
         raise ModificationExecutionFailed(
             f"{found.path} couldn't be written: {error.strerror}.",
@@ -421,36 +383,6 @@ def _parse_patched(
             updated_keys=sorted(updates),
             **error.details,
         ) from error
-
-
-async def _write_config(engine: Engine, path: str, document: dict[str, Any], replaced: bytes | None) -> str | None:
-    """Write a config, and before that a backup of the bytes that it replaces; returns its path.
-
-    Raises:
-        OSError: the disk refused; the config is as it was.
-    """
-    backup = None
-    if replaced is not None:
-        backup = backup_name(path)
-        await engine.project_folder.write_file(backup, replaced)
-    await engine.project_folder.write_file(path, _encode_config(path, document))
-    if backup is not None:
-        await trio.to_thread.run_sync(_delete_old_backups, engine.project_folder.root / path)
-    return backup
-
-
-def backup_name(path: str) -> str:
-    """Where the file that a config replaces is kept: beside it, and not mistaken for a config."""
-    return f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
-
-
-def _delete_old_backups(path: Path) -> None:
-    """Delete all but the newest backups of a config; what can't be deleted stays."""
-    with contextlib.suppress(OSError), open_folder(path.parent) as folder:
-        beside = [name for name in folder.names() if name.startswith(path.name)]
-        backups = sorted(name for name in beside if _BACKUP_SUFFIX.fullmatch(name, len(path.name)))
-        for name in backups[:-BACKUPS_KEPT]:
-            folder.delete_file(name)
 
 
 def find_draft(engine: Engine, draft_id: str) -> Draft:
@@ -529,9 +461,3 @@ def _parse_with_generator(
             schema_errors=[msgspec.to_builtins(issue)],
         )
     return parsed
-
-
-def _encode_config(path: str, document: dict[str, Any]) -> bytes:
-    if path.endswith((".yaml", ".yml")):
-        return encode_yaml(document).encode()
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

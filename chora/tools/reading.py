@@ -9,10 +9,10 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta, Struct
 
-from chora.catalog import FoundConfig
 from chora.engine.engine import Engine
-from chora.errors import ConfigNotFound, ContentNotFound, InvalidInput
-from chora.model import KINDS, Kind
+from chora.engine.saved_configs import find_saved_config
+from chora.errors import ContentNotFound
+from chora.model import Kind
 from chora.protocol.types import Call, Link
 from chora.tools.discovery import InvalidConfigInfo, invalid_configs
 from chora.tools.paging import ROWS, Limit, Offset, Page
@@ -48,7 +48,7 @@ class ReadConfig(ToolResult):
 @tool(title="Get a config", category="Reading", read_only=True, idempotent=True)
 async def get_config(engine: Engine, arguments: GetConfig, call: Call) -> ReadConfig:
     """Read a config as it is written. Of one over 64 KiB only the URI of its resource is returned."""
-    found = find_config_of_any_kind(engine, arguments.config_id, arguments.config_type)
+    found = find_saved_config(engine, arguments.config_id, arguments.config_type)
     kind, config_id = found.parsed.kind, found.parsed.config.id
     is_whole = call.transport == "cli" or len(msgspec.json.encode(found.parsed.raw)) <= CONFIG_BYTES
     return ReadConfig(
@@ -59,40 +59,6 @@ async def get_config(engine: Engine, arguments: GetConfig, call: Call) -> ReadCo
         truncated=not is_whole,
         resource=f"config://{kind}/{quote(config_id, safe='')}",
     )
-
-
-def find_config_of_any_kind(engine: Engine, config_id: str, kind: Kind | None) -> FoundConfig:
-    """The config of an id.
-
-    Raises:
-        ConfigNotFound: there is none.
-        InvalidInput: there are several, of different kinds.
-        ValidationFailed, InvalidConfigId: as `Catalog.find_config`.
-    """
-    kinds = KINDS if kind is None else (kind,)
-    found: list[FoundConfig] = []
-    for each in kinds:
-        try:
-            found.append(engine.catalog.find_config(each, config_id))
-        except ConfigNotFound:
-            continue
-    if not found:
-        raise ConfigNotFound(
-            f"There is no config {config_id!r}.",
-            engine.catalog.hint_for_missing(config_id, *kinds)
-            or "list_content_configs, list_artifact_configs and list_collections list the configs.",
-            config_id=config_id,
-            **engine.catalog.describe_search(config_id, *kinds),
-        )
-    if len(found) > 1:
-        several = " and of ".join(f"a {each.parsed.kind} config" for each in found)
-        raise InvalidInput(
-            f"{config_id} is the id of {several}.",
-            "Say which with config_type.",
-            field="config_type",
-            allowed=[each.parsed.kind for each in found],
-        )
-    return found[0]
 
 
 class GetText(ToolArguments):

@@ -18,7 +18,6 @@ from chora.decoding import encode_yaml
 from chora.engine import drafts
 from chora.engine.drafts import (
     NAME_LIMIT,
-    _encode_config,
     create_draft,
     find_draft,
     merge_patch,
@@ -27,6 +26,7 @@ from chora.engine.drafts import (
     save_draft,
 )
 from chora.engine.engine import Engine, open_engine
+from chora.engine.saved_configs import encode_config
 from chora.errors import (
     Busy,
     ConfigNotFound,
@@ -516,7 +516,7 @@ async def test_a_config_too_large_for_a_file_is_refused_as_a_draft(project: Proj
 
 async def test_a_config_as_large_as_a_file_may_be_is_saved_and_read(project: Project, engine: Engine):
     """One byte more is refused, of a new draft and of a patch."""
-    frame = len(_encode_config("", text("note", "")))
+    frame = len(encode_config("", text("note", "")))
     kept = await draft(engine, text("note", "x" * (CONFIG_LIMIT - frame)))
     saved = await save_draft(engine, kept, "note")
     assert len(project.read(saved.path)) == CONFIG_LIMIT
