@@ -163,6 +163,13 @@ def test_the_error_of_a_missing_config_lists_the_searched_paths(project: Project
     ]
 
 
+def test_the_error_of_a_long_missing_id_names_no_layouts(project: Project) -> None:
+    """Each would repeat the id, which makes the error longer than a client can use."""
+    with pytest.raises(ConfigNotFound) as caught:
+        project.catalog().find_config("content", "x" * 41)
+    assert caught.value.details["searched_paths"] == ["configs/content/**", "configs/contents/**"]
+
+
 @pytest.mark.parametrize(
     ("kind", "parameter", "hint"),
     [

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from chora.engine import orphans
+from chora.engine.engine import Engine
 from chora.engine.orphans import find_orphans, remove_orphans
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 
@@ -240,3 +242,40 @@ async def test_of_an_output_without_a_note_only_a_missing_artifact_makes_an_orph
     assert [(orphan.path, orphan.reason) for orphan in found] == [
         ("outputs/old/two.md", "there is no artifact atwo any more"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change"),
+    [
+        ({"output_path": "outputs/else.md"}, None),
+        ({}, sheet("a", "outputs/{{ tag }}.md")),
+        ({}, sheet("a", "outputs/{{ tag }}.txt")),
+    ],
+)
+async def test_a_file_whose_place_is_decided_elsewhere_is_no_orphan(
+    project: Project, ask: Asking, arguments: dict[str, Any], change: dict[str, Any] | None
+):
+    """By a caller, or by a context that nobody knows now."""
+    project.save(text("note", "A note."), sheet("a"))
+    await ask("assemble_artifact", artifact_config_id="a", **arguments)
+    if change:
+        project.save(change)
+    assert await find_orphans(ask.engine) == []
+
+
+async def test_an_orphan_that_is_edited_before_it_is_deleted_is_kept(
+    built: Project, ask: Asking, monkeypatch: pytest.MonkeyPatch
+):
+    """What was found a moment ago may have changed since."""
+    await ask("generate_collection", collection_config_path="pack")
+    built.save(collection("pack", "a", "inner"))
+    found = await find_orphans(ask.engine)
+
+    async def find_earlier(engine: Engine) -> list[orphans.Orphan]:
+        built.write(B, "Mine.")
+        return found
+
+    monkeypatch.setattr(orphans, "find_orphans", find_earlier)
+    removed = await remove_orphans(ask.engine)
+    assert ([each.path for each in removed.deleted], [each.path for each in removed.kept]) == ([], [B])
+    assert built.read(B) == "Mine."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 import msgspec
@@ -177,6 +178,10 @@ async def test_assembling_fails_with_the_codes_of_the_reference(ask: Asking, gre
             written = await ask.refused("assemble_artifact", "write_failed", **SHEET, output_path=path, **arguments)
             assert written["details"] == {"output_path": path, "errno": number, "error_type": f"{kind}Error"}
             assert written["hint"].startswith("Move the file or folder away")
+
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(greeting.root / "pipe.md")
+        await ask.refused("assemble_artifact", "permission_denied", **SHEET, output_path="pipe.md")
 
     greeting.write("mine.md", "mine")
     edited = await ask.refused("assemble_artifact", "output_edited", **SHEET, output_path="mine.md", force=True)

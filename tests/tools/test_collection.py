@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from chora import settings
 from chora.engine.engine import Engine
 from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
@@ -614,6 +615,23 @@ async def test_a_large_collection_is_reported_in_part(
     whole = await TOOLS["generate_collection"].run_tool(engine, msgspec.json.encode(PACK), Call("cli"))
     assert len(msgspec.json.decode(whole.body)["members"]) == 5
     assert whole.links == ()
+
+
+@requirement("tools.collections-bounded")
+async def test_a_cached_member_with_conflicts_is_listed(
+    ask: Asking, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """Until they are settled: it has changed nothing, and needs a person."""
+    monkeypatch.setattr(collection, "MEMBERS_SHOWN", 1)
+    engine.settings = msgspec.structs.replace(engine.settings, output=settings.OutputSettings(on_edit="merge"))
+    project.save(*(text(id, "one\ntwo\nthree\n") for id in ("a", "b")))
+    project.save(*(artifact(id, [child(id)]) for id in ("a", "b")), pack("pack", [member("a"), member("b")]))
+    await ask("generate_collection", **PACK)
+    project.write("outputs/pack/b/b.md", "one\ntwo, edited\nthree\n")
+    project.save(text("b", "one\ntwo, changed\nthree\n"))
+    for is_cached in (False, True):
+        (shown,) = (await ask("generate_collection", **PACK))["members"]
+        assert (shown["id"], shown["cache_used"], shown["conflicts"]) == ("b", is_cached, ["outputs/pack/b/b.md"])
 
 
 @pytest.mark.slow("writes hundreds of configs")

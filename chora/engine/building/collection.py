@@ -60,7 +60,7 @@ PROGRESS_INTERVAL = 0.1
 CHECKPOINT_INTERVAL = 200
 """Members recalled between two checkpoints, at which other tasks run."""
 FAILURES_SHOWN = 50
-"""Members that a failed build's error lists, those that failed before those that were skipped; the manifest has all."""
+"""Members that a failed build's error lists; the manifest has all."""
 
 
 class CollectionPlan(NamedTuple):
@@ -429,7 +429,7 @@ def _raise_failures(built: BuiltCollection) -> None:
     failed = [
         each for each in built.members if each.member.required and each.status != "success" and each.error is not None
     ]
-    unsuccessful = sorted((each for each in built.members if each.status != "success"), key=_is_skipped)
+    unsuccessful = [each for each in built.members if each.status != "success"]
     details: dict[str, Any] = {
         "collection_id": built.config.id,
         "manifest_path": built.manifest_path,
@@ -463,10 +463,6 @@ def _raise_failures(built: BuiltCollection) -> None:
             rules=broken,
             **details,
         )
-
-
-def _is_skipped(built: BuiltMember) -> bool:
-    return built.status != "failed"
 
 
 def _emit_event(
