@@ -219,6 +219,17 @@ LIST = "- a\n- b: 1\n"
 DATA = '{"x": {"y": [1, 2]}, "items": "own"}'
 
 
+async def read_text_of(
+    engine: Engine, project: Project, format: str, said: str, source: dict[str, Any], template: str
+) -> str:
+    """What a template makes of a source that is the text of a content of this format."""
+    metadata = {"description": "Data", "version": "1.0.0", "output_format": format}
+    shown = [{"name": "body", "format": "text", "example_output": said}]
+    project.save(content("inner", elements=shown, metadata=metadata), outer({**reads("inner"), **source}, template))
+    await make(engine, "inner")
+    return (await body(engine)).rstrip("\n")
+
+
 @requirement("sources.content-data")
 @pytest.mark.parametrize(
     ("format", "said", "source", "template", "value"),
@@ -239,11 +250,7 @@ async def test_a_text_whose_format_is_data_arrives_as_data(
     project: Project, engine: Engine, format: str, said: str, source: dict[str, Any], template: str, value: str
 ):
     """For templates and for selectors; a part of a text is one of the text."""
-    metadata = {"description": "Data", "version": "1.0.0", "output_format": format}
-    shown = [{"name": "body", "format": "text", "example_output": said}]
-    project.save(content("inner", elements=shown, metadata=metadata), outer({**reads("inner"), **source}, template))
-    await make(engine, "inner")
-    assert (await body(engine)).rstrip("\n") == value
+    assert await read_text_of(engine, project, format, said, source, template) == value
 
 
 @requirement("sources.content-data")
@@ -312,11 +319,7 @@ async def test_by_the_old_rules_a_text_is_text_unless_a_selector_needs_data(
     project: Project, old: Engine, format: str, said: str, source: dict[str, Any], template: str, value: str
 ):
     """As it was."""
-    metadata = {"description": "Data", "version": "1.0.0", "output_format": format}
-    shown = [{"name": "body", "format": "text", "example_output": said}]
-    project.save(content("inner", elements=shown, metadata=metadata), outer({**reads("inner"), **source}, template))
-    await make(old, "inner")
-    assert (await body(old)).rstrip("\n") == value
+    assert await read_text_of(old, project, format, said, source, template) == value
 
 
 # -- all the way up ---------------------------------------------------------------------------------------------

@@ -7,16 +7,9 @@ import json
 import sys
 
 from fastmcp import Client
-from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
+from fastmcp_transport import transport
 
 task = json.loads(sys.argv[1])
-
-
-def transport():
-    if task["transport"] == "stdio":
-        command, *arguments = task["command"]
-        return StdioTransport(command, arguments, env=task["environment"])
-    return (SSETransport if task["transport"] == "sse" else StreamableHttpTransport)(task["url"])
 
 
 def as_sent(model):
@@ -36,7 +29,7 @@ async def exercise():
             updated.append(str(uri))
             notified.set()
 
-    async with Client(transport(), message_handler=note_message) as server:
+    async with Client(transport(task), message_handler=note_message) as server:
         opened = server.initialize_result  # FastMCP 3 says there what was negotiated, 4 in the session
         revision = getattr(server.session, "protocol_version", None) or opened.protocolVersion
         results = {"revision": revision}

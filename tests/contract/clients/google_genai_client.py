@@ -7,21 +7,14 @@ import json
 import sys
 
 from fastmcp import Client
-from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
+from fastmcp_transport import transport
 from google.genai._mcp_utils import mcp_to_gemini_tools
 
 task = json.loads(sys.argv[1])
 
 
-def transport():
-    if task["transport"] == "stdio":
-        command, *arguments = task["command"]
-        return StdioTransport(command, arguments, env=task["environment"])
-    return (SSETransport if task["transport"] == "sse" else StreamableHttpTransport)(task["url"])
-
-
 async def exercise():
-    async with Client(transport()) as server:
+    async with Client(transport(task)) as server:
         declarations = [each.function_declarations[0] for each in mcp_to_gemini_tools(await server.list_tools())]
     return {
         "converted": [

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 
-from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
+from fastmcp_transport import transport
 from pydantic_ai import ModelRetry, RunContext
 from pydantic_ai.mcp import MCPToolset
 from pydantic_ai.models.test import TestModel
@@ -17,16 +17,9 @@ from pydantic_ai.usage import RunUsage
 task = json.loads(sys.argv[1])
 
 
-def transport():
-    if task["transport"] == "stdio":
-        command, *arguments = task["command"]
-        return StdioTransport(command, arguments, env=task["environment"])
-    return (SSETransport if task["transport"] == "sse" else StreamableHttpTransport)(task["url"])
-
-
 async def exercise():
     context = RunContext(deps=None, model=TestModel(), usage=RunUsage())
-    async with MCPToolset(transport()) as toolset:
+    async with MCPToolset(transport(task)) as toolset:
         tools = {name: tool.tool_def for name, tool in (await toolset.get_tools(context)).items()}
 
         async def call(tool, **given):
