@@ -83,7 +83,7 @@ def command(
 
 def is_stale(file: dict[str, Any]) -> bool:
     """Whether a file differs from what chora would write, or conflicts are marked in it."""
-    return file["action"] not in ("unchanged", "adopt") or file["conflicts"] > 0
+    return file["action"] not in ("unchanged", "adopt", "deleted") or file["conflicts"] > 0
 
 
 def print_orphans(orphans: dict[str, Any]) -> None:

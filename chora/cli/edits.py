@@ -17,11 +17,11 @@ ACTIONS = ("list", "show", "accept", "discard", "merge")
 @click.pass_obj
 @report_errors
 def command(project: str | None, action: str, path: str | None, as_json: bool) -> None:
-    """List the files that people edited after chora wrote them, or show or settle one edit.
+    """List the files that people edited or deleted after chora wrote them, or show or settle one edit.
 
-    show prints what was changed. accept keeps the edit: later changes of the text are merged with it. merge also
-    assembles the artifact again, so that they are merged now. discard puts back what chora wrote, and keeps the edit in
-    .chora/discarded.
+    show prints what was changed. accept keeps the edit: later changes of the text are merged with it; a file that was
+    deleted isn't written any more. merge also assembles the artifact again, so that changes are merged now. discard
+    puts back what chora wrote, and keeps the edit in .chora/discarded.
     """
     if (path is None) != (action == "list"):
         raise click.UsageError("Name the PATH of an edited file." if path is None else "list takes no PATH.")

@@ -7,6 +7,7 @@ An input is named by its project-relative path, or by a prefix and a name:
     git:…                   a file as a commit has it
     generator:NAME          the version of a generator
     stored:CONTENT:STRATEGY the stored texts that a retrieval strategy selects
+    written:PATH            when an output was written that stays deleted: discarding the deletion counts as writing it
 
 An input that was read for a source, and not by the text itself, is known with the contents through which it came.
 """
@@ -26,6 +27,7 @@ from chora.generators.templates import ALL_TEMPLATES
 GIT = "git:"
 STORED = "stored:"
 GENERATOR = "generator:"
+WRITTEN = "written:"
 THROUGH = " > "
 """Between the contents through which an input came."""
 
@@ -106,6 +108,8 @@ class InputChange(NamedTuple):
             return f"the stored texts of {name.removeprefix(STORED).partition(':')[0]} have changed"
         elif name.startswith(GENERATOR):
             return f"the generator {name.removeprefix(GENERATOR)} has another version"
+        elif name.startswith(WRITTEN):
+            return f"the deletion of {name.removeprefix(WRITTEN)} was discarded"
         if self.before == ABSENT:
             return f"{name} is new"
         return f"{name} is gone" if self.now == ABSENT else f"{name} has changed"

@@ -2,7 +2,8 @@
 
 The edit rule: a file is replaced only if chora wrote what is in it. A file that holds other text is adopted if it is
 the text that would be written, overwritten if its config declares it `generated`, and otherwise refused, merged or
-overwritten as the setting `output.on_edit` says. `force` doesn't override an edit.
+overwritten as the setting `output.on_edit` says. `force` doesn't override an edit. A file that a person deleted is
+written again, unless they accepted the deletion.
 
 Before a write, the hash that the file will have is stored as pending; so after a crash between the two, the file is
 still known as written by chora.
@@ -28,7 +29,7 @@ from chora.model import ArtifactOutput
 from chora.store import Output
 from chora.timestamps import now
 
-Action = Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
+Action = Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse", "deleted"]
 
 OUTPUT_LIMIT = 2 * SOURCE_LIMIT
 """Bytes that an output may have; chora can't have written a larger file."""
@@ -44,8 +45,9 @@ class OutputState(NamedTuple):
     """None if there is no file, or one so large that chora can't have written it."""
     known: Output | None
     action: Action
-    final: bytes
-    """What it will hold: `data`, the merge of that with a person's edit, or the edit, if it is left as it is."""
+    final: bytes | None
+    """What it will hold: `data`, the merge of that with a person's edit, or the edit, if it is left as it is; None if
+    it stays deleted."""
     conflicts: int = 0
     generated: bool = False
     """Declared not to be edited."""
@@ -54,6 +56,11 @@ class OutputState(NamedTuple):
     def is_recorded(self) -> bool:
         """Whether the store has exactly what the file will hold."""
         return self.known is not None and not self.known.pending and self.known.sha256 == sha256(self.data)
+
+    @property
+    def is_written_again(self) -> bool:
+        """Whether a person deleted it, and it is written nevertheless."""
+        return self.action == "create" and self.known is not None and is_deleted(self.known)
 
 
 class WrittenOutputs(NamedTuple):
@@ -73,6 +80,11 @@ class WrittenOutputs(NamedTuple):
         for output in self.outputs:
             if output.known and output.known.artifact_id != self.artifact_id:
                 warnings.append(f"{output.path} was written by the artifact {output.known.artifact_id} before")
+            if output.is_written_again:
+                warnings.append(
+                    f"{output.path} had been deleted and was written again; delete it once more and accept that with "
+                    "`chora edits accept` to keep it deleted"
+                )
             if output.action == "overwrite" and output.known:
                 warnings.append(f"{output.path} was edited by hand; it was overwritten")
             if output.action == "merge":
@@ -80,6 +92,15 @@ class WrittenOutputs(NamedTuple):
                 conflicts = f", with {count} conflict{'s' * (count > 1)} marked in it" if count else ""
                 warnings.append(f"{output.path} was edited by hand; the edit was merged{conflicts}")
         return warnings
+
+    @property
+    def lasting_warnings(self) -> list[str]:
+        """What holds for later builds too, as long as nothing changes."""
+        return [
+            f"{output.path} isn't written: its deletion was accepted; `chora edits discard` brings it back"
+            for output in self.outputs
+            if output.action == "deleted"
+        ]
 
 
 def check_output_path(engine: Engine, path: str) -> str:
@@ -118,6 +139,8 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
     known = engine.store.output(path)
     state = OutputState(path, data, output.encoding, current, known, "refuse", data, generated=output.generated)
     if not exists:
+        if known is not None and is_deleted(known) and is_accepted(engine, known, None):
+            return state._replace(action="deleted", final=None)
         return state._replace(action="create")
     if current == data:
         return state._replace(action="unchanged" if state.is_recorded else "adopt")
@@ -132,7 +155,7 @@ def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> Outpu
     if output.generated:
         return state._replace(action="overwrite")
     # A person edited the file, or chora never wrote it.
-    if known is not None and current is not None and is_accepted(engine, path, current):
+    if known is not None and current is not None and is_accepted(engine, known, current):
         return _merge_edit(state, known, current)
     if known is None or current is None or engine.settings.output.on_edit == "refuse":
         return state
@@ -154,23 +177,32 @@ def _write_failed(path: str, error: OSError) -> WriteFailed:
 
 
 class AcceptedEdit(Struct, frozen=True):
-    """That a person accepted what a file holds."""
+    """That a person accepted what a file holds, or that it is deleted."""
 
     at: str = ""
 
 
-def _edit_key(path: str, current: bytes) -> TraceKey:
-    return TraceKey(f"edit:{path}", sha256(current))
+def _edit_key(known: Output, current: bytes | None) -> TraceKey:
+    # The deletion of what was written at a time: once the file is written again, deleting it is another deletion.
+    return TraceKey(f"edit:{known.path}", f"deleted:{known.written_at}" if current is None else sha256(current))
 
 
-def accept_edit(engine: Engine, path: str, current: bytes) -> None:
-    """From now on leave what a file holds as it is, and merge changes of the text with it."""
-    engine.traces.add_trace(_edit_key(path, current), {}, AcceptedEdit(now()))
+def accept_edit(engine: Engine, known: Output, current: bytes | None) -> None:
+    """From now on leave what a file holds as it is, and merge changes of the text with it; None: leave it deleted."""
+    engine.traces.add_trace(_edit_key(known, current), {}, AcceptedEdit(now()))
 
 
-def is_accepted(engine: Engine, path: str, current: bytes) -> bool:
-    """Whether a person accepted what a file holds. One that is lost, as traces may be, is an edit again."""
-    return engine.traces.find_trace(_edit_key(path, current), AcceptedEdit) is not None
+def is_accepted(engine: Engine, known: Output, current: bytes | None) -> bool:
+    """Whether a person accepted what a file holds, or with None its deletion.
+
+    One that is lost, as traces may be, is an edit or a deletion again.
+    """
+    return engine.traces.find_trace(_edit_key(known, current), AcceptedEdit) is not None
+
+
+def is_deleted(known: Output) -> bool:
+    """Whether a file that isn't there was deleted by a person: chora wrote it once, and didn't delete it itself."""
+    return known.sha256 is not None
 
 
 def is_as_written(known: Output, current: bytes, encoding: str = "utf-8") -> bool:
@@ -205,7 +237,7 @@ def diff_output(state: OutputState) -> str:
     Of a file that is left alone because a person edited it: what chora would write instead.
     """
     new = state.data if state.action == "refuse" else state.final
-    if state.action in ("unchanged", "adopt") or new == state.current:
+    if new is None or state.action in ("unchanged", "adopt") or new == state.current:
         return ""
     return merging.diff(state.path, state.current or b"", new)
 
@@ -241,7 +273,7 @@ async def write_outputs(
             raise _refusal(engine, refused)
         unchanged = all(state.final == state.current for state in states)
         known = states[0].known
-        is_old = unchanged and not force and known is not None and states[0].is_recorded
+        is_old = unchanged and not force and known is not None and (states[0].is_recorded or states[0].final is None)
         written_at = known.written_at if is_old and known else now()
         await _write_changed(engine, artifact_id, states, fingerprint, written_at, force=force)
     return WrittenOutputs(artifact_id, states, unchanged, written_at)
@@ -307,16 +339,19 @@ async def _write_changed(
     if changed:
         await engine.store.save_outputs([record(state, written=False) for state in changed])
     for state in changed:
+        assert state.final is not None, "what stays deleted doesn't change"
         try:
             await engine.folder.write_file(state.path, state.final)
         except OSError as error:
             raise _write_failed(state.path, error) from error
     for state in states:  # what a merge makes of an accepted edit is accepted, too
-        if state.action == "merge" and state.current is not None and is_accepted(engine, state.path, state.current):
-            accept_edit(engine, state.path, state.final)
+        if state.action == "merge" and state.known is not None and is_accepted(engine, state.known, state.current):
+            accept_edit(engine, state.known, state.final)
     # A file that held the text already, chora's or not, is chora's from now on, and a forced one counts as new.
     unrecorded = [
-        state for state in states if force or state in changed or not (state.is_recorded and _has_base(state))
+        state
+        for state in states
+        if state.final is not None and (force or state in changed or not (state.is_recorded and _has_base(state)))
     ]
     if unrecorded:
         await engine.store.save_outputs([record(state, written=True) for state in unrecorded])

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.building.artifact import PlannedOutput, build_artifact, find_orphans_of, plan_artifact
+from chora.engine.building.artifact import CURRENT, PlannedOutput, build_artifact, find_orphans_of, plan_artifact
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.engine import Engine
 from chora.engine.orphans import SHOWN, Orphan
+from chora.engine.outputs import Action
 from chora.model import ArtifactConfig
 from chora.protocol.types import Call
 from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, tool
@@ -31,7 +32,7 @@ class Component(Struct, frozen=True):
 
 class PlannedFile(Struct, frozen=True, kw_only=True):
     path: str
-    action: Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
+    action: Action
     reasons: list[str]
     diff: str
     conflicts: int = 0
@@ -138,11 +139,7 @@ def _planned_artifact(
         output_path=planned[0].path,
         content_count=len(config.content.children),
         size_bytes=planned[0].size,
-        status="skipped"
-        if actions <= {"unchanged", "adopt"}
-        else "assembled"
-        if "create" in actions
-        else "reassembled",
+        status="skipped" if actions <= CURRENT else "assembled" if "create" in actions else "reassembled",
         duration_ms=duration_ms,
         metadata=AssemblyMetadata(
             missing_content=[],

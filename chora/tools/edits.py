@@ -13,7 +13,7 @@ from chora.protocol.types import Call
 from chora.tools.paging import ROWS, Limit, Offset, Page
 from chora.tools.tool import ToolArguments, ToolResult, tool
 
-OutputPath = Annotated[str, Meta(description="The edited file, as list_edits names it")]
+OutputPath = Annotated[str, Meta(description="The edited or deleted file, as list_edits names it")]
 
 
 class ListEdits(ToolArguments):
@@ -31,7 +31,7 @@ class Edits(ToolResult):
 
 @tool(title="List edits", category="Edits", read_only=True, idempotent=True)
 async def list_edits(engine: Engine, arguments: ListEdits, call: Call) -> Edits:
-    """List the files that people edited after chora wrote them; with a path, also what was changed, as a diff."""
+    """List the files that people edited or deleted after chora wrote them; with a path, also the change as a diff."""
     page = Page(arguments.limit, arguments.offset, call)
     if arguments.path:
         edit, diff = await edits.show(engine, arguments.path)
@@ -45,8 +45,9 @@ class SettleEdit(ToolArguments):
     action: Annotated[
         Literal["accept", "discard", "merge"],
         Meta(
-            description="accept: keep the edit, and merge later changes with it. merge: the same, and assemble the "
-            "artifact now. discard: put back what chora wrote; the edit is kept in .chora/discarded"
+            description="accept: keep the edit, and merge later changes with it; don't write a deleted file any more. "
+            "merge: keep the edit, and assemble the artifact now. discard: put back what chora wrote; the edit is kept "
+            "in .chora/discarded"
         ),
     ]
 
@@ -66,11 +67,13 @@ async def settle_edit(engine: Engine, arguments: SettleEdit, call: Call) -> Sett
     conflicts: list[str] = []
     match arguments.action:
         case "discard":
-            edit, kept = await edits.discard(engine, arguments.path)
-            message = f"{edit.path}: the edit is kept in {kept}"
+            edit, kept, is_restored = await edits.discard(engine, arguments.path)
+            outcome = "it is as chora wrote it" if is_restored else "the next build writes it"
+            message = f"{edit.path}: {outcome}" + (f"; the edit is kept in {kept}" if kept else "")
         case "accept":
             edit = edits.accept(engine, arguments.path)
-            message = f"{edit.path}: accepted; later changes are merged with it"
+            later = "it isn't written any more" if edit.deleted else "later changes are merged with it"
+            message = f"{edit.path}: accepted; {later}"
         case "merge":
             edit, merged = await edits.merge(engine, arguments.path)
             if merged is None:

@@ -19,7 +19,8 @@ from chora.engine.building.output_names import render_output_names
 from chora.engine.building.pieces import GatheredPieces, Piece, gather_pieces
 from chora.engine.building.recall import confirm_inputs, explain_stale, keep_trace, recall_trace
 from chora.engine.engine import Engine
-from chora.engine.inputs import InputRecorder
+from chora.engine.file_digests import ABSENT
+from chora.engine.inputs import WRITTEN, InputRecorder
 from chora.engine.orphans import Orphan, OutputWriter, note_writer, take_inventory
 from chora.engine.outputs import (
     Action,
@@ -40,6 +41,8 @@ from chora.render import CheckJob, RenderFailed
 from chora.wording import quantity
 
 Status = Literal["assembled", "reassembled", "skipped"]
+CURRENT: frozenset[Action] = frozenset({"unchanged", "adopt", "deleted"})
+"""Actions that leave a file as it is."""
 Locate = Callable[[str], str]
 """Maps the file that a config names for an output to where it goes instead."""
 
@@ -104,7 +107,7 @@ class PlannedOutput(NamedTuple):
     @property
     def is_current(self) -> bool:
         """Whether the file holds already what it should, no matter which process wrote it."""
-        return self.action in ("unchanged", "adopt")
+        return self.action in CURRENT
 
 
 async def build_artifact(
@@ -179,7 +182,7 @@ async def plan_artifact(
     outputs = await _locate_outputs(engine, config, caller, output_path, locate)
     reasons = await explain_stale_artifact(build, parsed, caller, output_path=output_path, locate=locate)
     if not reasons and not build.force:
-        return [PlannedOutput(output.file, "unchanged", [], "", _recorded_size(engine, output)) for output in outputs]
+        return [_unchanged_output(engine, output) for output in outputs]
     try:
         _, texts = await _compose_texts(build, config, caller, outputs, build.new_recorder())
     except ModelNotAsked as error:
@@ -221,7 +224,7 @@ def _plan_output(state: OutputState, reasons: list[str]) -> PlannedOutput:
         verb = "is" if state.conflicts == 1 else "are"
         reasons = [f"{quantity(state.conflicts, 'conflict')} with an edit {verb} not settled"]
     return PlannedOutput(
-        state.path, state.action, reasons, diff_output(state), len(state.final), conflicts=state.conflicts
+        state.path, state.action, reasons, diff_output(state), len(state.final or b""), conflicts=state.conflicts
     )
 
 
@@ -372,13 +375,18 @@ async def _write_texts(
 ) -> BuiltArtifact:
     """Write the outputs, and keep a trace if an unchanged project would give the same."""
     confirm_inputs(build, recorder)
-    trace_warnings = list(pieces.warnings)  # those of the write don't apply to later builds
     fingerprint = artifact_fingerprint(texts, [piece.version_id for piece in pieces.pieces])
     written = await write_outputs(build.engine, config.id, outputs, texts, fingerprint, force=build.force)
+    pieces.warnings.extend(written.lasting_warnings)
+    trace_warnings = list(pieces.warnings)
     pieces.warnings.extend(written.warnings)
     for state in written.outputs:
         build.snapshot.forget_file(state.path)
-        digest = sha256(state.final)
+        if state.final is None:
+            recorder.record(WRITTEN + state.path)
+            digest = ABSENT
+        else:
+            digest = sha256(state.final)
         # An artifact may read what it writes: then the next build reads something else.
         recorder.reproducible = recorder.reproducible and recorder.inputs.get(state.path, digest) == digest
         recorder.record_digest(state.path, digest)
@@ -392,7 +400,7 @@ async def _write_texts(
     built = BuiltArtifact(
         config.id,
         [state.path for state in written.outputs],
-        len(written.outputs[0].final),
+        len(written.outputs[0].final or b""),
         status,
         pieces,
         config.metadata.composition_strategy,
@@ -418,9 +426,11 @@ async def _write_texts(
     return built
 
 
-def _recorded_size(engine: Engine, output: ArtifactOutput) -> int:
+def _unchanged_output(engine: Engine, output: ArtifactOutput) -> PlannedOutput:
+    if not engine.folder.is_file(output.file):  # an earlier build left it deleted
+        return PlannedOutput(output.file, "deleted", [], "")
     known = engine.store.output(output.file)
-    return known.size if known else 0
+    return PlannedOutput(output.file, "unchanged", [], "", known.size if known else 0)
 
 
 def _emit_event(
