@@ -30,7 +30,7 @@ from chora.project import locate
 from chora.settings import StorageSettings
 from chora.store import SqliteStore, open_store
 from chora.store.backup import make_backup
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS
 from tests.conftest import Asking, Project, content, requirement
 from tests.patience import PATIENCE
 
@@ -419,13 +419,20 @@ def calls() -> Iterator[tuple[str, dict[str, Any]]]:
         yield tool, {"collection_config_path": "all"}
     yield "generate_collection", {"collection_config_path": "all"}
     yield "check_freshness", {"collection_config_path": "all"}
+    yield "list_collections", {}
+    yield "get_config", {"config_id": "note"}
+    yield "get_text", {"content_id": "note"}
+    edited = {"path": "outputs/hello.md"}
+    yield "list_edits", edited
+    yield "settle_edit", {**edited, "action": "discard"}
     yield "cleanup_ephemeral", {"retention": {"keep_versions": 1}}
     yield "delete_content", {"content_id": "note", "force": True}
 
 
 def ask_all(audited: Audited) -> set[str]:
     """Call every tool in one stdio session."""
-    with audited.start("-m", "chora", "--project", str(audited.root), "stdio", stderr=None) as process:
+    toolsets = [part for name in ("default", "reading", "edits") for part in ("--toolset", name)]
+    with audited.start("-m", "chora", "--project", str(audited.root), "stdio", *toolsets, stderr=None) as process:
         assert process.stdin is not None
         assert process.stdout is not None
 
@@ -448,6 +455,8 @@ def ask_all(audited: Audited) -> set[str]:
         for number, (tool, arguments) in enumerate(calls(), 1):
             if str(arguments.get("draft_id", "")).startswith("DRAFT"):
                 arguments["draft_id"] = drafts[int(arguments["draft_id"][-1])]
+            if tool == "list_edits":
+                (audited.root / arguments["path"]).write_text("edited by a person\n")
             result = request(number, "tools/call", name=tool, arguments=arguments)
             body = result["structuredContent"]
             assert body["success"] is True, (tool, body)
@@ -513,7 +522,7 @@ def test_every_file_of_a_project_is_opened_by_one_module(audited: Audited, backe
         damaged.write_bytes(data)
         run("doctor", "--repair", codes=(0, 1))
         run("restore", str(backup), "--salvage", str(audited.root / "salvaged.db"))
-    assert asked == set(TOOLS)
+    assert asked == set(ALL_TOOLS)
     assert done | {"restore"} | set(commands) == set(COMMANDS)
     assert audited.lines("bypass") == []
     assert len(audited.lines("ok")) > 100

@@ -27,7 +27,7 @@ from chora.protocol import wire
 from chora.protocol.session import Session
 from chora.protocol.types import Call
 from chora.provider import project_server
-from chora.tools import TOOLS
+from chora.tools import ALL_TOOLS
 from tests.conftest import Asking, Project, answer_schema, artifact, child, content, text
 from tests.hostile.measures import linux, prepare
 from tests.patience import PATIENCE
@@ -102,7 +102,7 @@ async def fuzz(values: st.SearchStrategy[Any], attempt: Callable[[Any], Awaitabl
 
 async def use(engine: Engine, tool: str, arguments: bytes) -> dict[str, Any]:
     """Call a tool with these bytes, and check the result's schema and error code."""
-    answer = await TOOLS[tool].run_tool(engine, arguments, Call("test", len(TOOLS)))
+    answer = await ALL_TOOLS[tool].run_tool(engine, arguments, Call("test", len(ALL_TOOLS)))
     body = msgspec.json.decode(answer.body)
     answer_schema(tool).validate(body)
     assert body["success"] or body["error"]["code"] in KNOWN, (tool, arguments[:2000], body)
@@ -298,7 +298,7 @@ MESSAGES: list[Any] = [
         ("notifications/cancelled", {"requestId": 1}),
         *(
             ("tools/call", {"name": tool.name, "arguments": dict.fromkeys(tool.input_schema["properties"], "good")})
-            for tool in TOOLS.values()
+            for tool in ALL_TOOLS.values()
         ),
         ("server/discover", {"_meta": {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}}),
     ]
@@ -307,7 +307,7 @@ MESSAGES: list[Any] = [
 
 async def test_any_message_gets_a_valid_response(project: Project, ask: Asking):
     """Of the protocol, in every revision."""
-    server = project_server(ask.engine, TOOLS, Metrics())
+    server = project_server(ask.engine, ALL_TOOLS, Metrics())
 
     async def attempt(value: tuple[str, bytes]) -> None:
         revision, body = value
