@@ -48,7 +48,6 @@ def find_nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float 
     alike = list(words)
     if len(alike) > COMPARED_ALL:
         alike = _likely(word, alike)
-    alike = [each for each in alike if abs(len(each) - len(word)) <= 2 + len(word) // 2]
     return difflib.get_close_matches(word, alike, count, cutoff)
 
 
