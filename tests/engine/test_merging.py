@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 import subprocess
 from collections import Counter
@@ -49,6 +50,33 @@ def test_changes_are_counted_in_order(old: str, new: str, added: int, removed: i
     found = count_changes(old, new)
     assert found == LineChanges(added, removed, changed)
     assert found.summary == f"+{added} -{removed} ~{changed}"
+
+
+def test_a_difference_is_shown_as_a_unified_diff():
+    """As the standard library writes it, with one line of context: hunks, their ranges, and lines of an empty text."""
+    for seed in range(400):
+        chance = random.Random(seed)
+        old = [f"line {number}" for number in range(chance.randrange(1, 30))]
+        new = [line for line in old if chance.random() > 0.15]
+        for _ in range(chance.randrange(4)):
+            new.insert(chance.randint(0, len(new)), f"new {chance.randrange(1000)}")
+        if old == new:
+            continue
+        expected = list(difflib.unified_diff(old, new, "a.md (on disk)", "a.md (chora)", n=1, lineterm=""))
+        shown = diff("a.md", "\n".join(old).encode(), "".join(f"{line}\r\n" for line in new).encode())
+        assert shown.splitlines() == expected, seed
+        back = diff("a.md", "\n".join(new).encode(), "\n".join(old).encode(), ("edited", "written"))
+        assert back.splitlines()[:2] == ["--- a.md (edited)", "+++ a.md (written)"]
+    lines = [f"{number}\n".encode() for number in range(58)]
+    assert diff("a", b"x\n", b"".join([b"x\n", *lines[:56]])).splitlines()[2:] == [
+        "@@ -1 +1,57 @@",
+        " x",
+        *(f"+{number}" for number in range(56)),
+    ]
+    cut = diff("a", b"x\n", b"".join([b"x\n", *lines[:57]])).splitlines()
+    assert (len(cut), cut[-2:]) == (61, ["+55", "… and more"])
+    assert diff("a", b"x" * 300, b"").splitlines()[3] == "-" + "x" * 199
+    assert diff("a", b"x\r\n", b"x\n") == diff("a", b"x\r", b"x") == "(only line ends differ)"
 
 
 @given(texts, texts)
@@ -110,6 +138,14 @@ def test_conflicts_with_up_to_three_lines_between_them_are_one(between: str, con
     merged = merge_texts(f"1\n{between}2\n", f"A\n{between}B\n", f"C\n{between}D\n")
     assert merged is not None
     assert (merged.conflicts, merged.text.count("<<<<<<<")) == (conflicts, conflicts)
+    if conflicts == 1:
+        assert merged.text == f"{YOURS}\nA\n{between}B\n{OURS}\nC\n{between}D\n{END}\n"
+
+
+def test_a_merge_of_repeated_lines_that_is_not_clear_is_one_conflict():
+    """All between the lines that both sides begin and end with."""
+    merged = merge_texts("b\nd\nb\n", "b\nd\nb\nd\nb\n", "b\nb\nb\n")
+    assert merged == MergedText(f"b\n{YOURS}\nd\nb\nd\n{OURS}\nb\n{END}\nb\n", 1)
 
 
 def test_texts_too_long_to_compare_are_not_merged():
