@@ -2,8 +2,9 @@
 
 Each mutant is one change of one expression or statement, made in a copy of the checkout; the working tree is never
 touched. The tests that a mutant meets are those that execute its line, in themselves or in a process that they start:
-the ones that mirror its module first, the slow ones of `just stress` only if no others do. A mutant that no test
-notices survives: either a promise isn't proven, or the change makes no difference.
+those that read all of chora's code and the ones that mirror its module first, the slow ones of `just stress` only if no
+others do. A mutant that no test notices, and the type checker accepts, survives: either a promise isn't proven, or the
+change makes no difference.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
+READING = "tests/test_conventions.py"
+"""The tests that read the code itself; no line that they execute tells that a mutant matters to them."""
 MOST_TESTS = 300
 """Tests that one mutant meets at most, chosen at random beyond those that mirror its module."""
 TIME_LIMIT = 300.0
@@ -88,7 +91,7 @@ class Mutant(NamedTuple):
 class Outcome(NamedTuple):
     mutant: Mutant
     status: str
-    """killed, timeout, survived, or untested when no test executes the line."""
+    """killed, timeout, refused by the type checker, survived, or untested when no test executes the line."""
     tests: int
     seconds: float
     killed_by: str
@@ -235,7 +238,7 @@ class Checkout:
         self.python = folder / ".venv" / "bin" / "python"
         packages = next((folder / ".venv" / "lib").glob("python*/site-packages"))
         installed = sysconfig.get_paths()["purelib"]
-        (packages / "copy.pth").write_text(f"{folder}\nimport site; site.addsitedir({installed!r})\n")
+        (packages / "copy.pth").write_text(f"{folder}\n{installed}\nimport site; site.addsitedir({installed!r})\n")
         programs = Path(sysconfig.get_path("scripts"))
         for name in ("ruff", "uv", "ninja"):  # native ones: the others name their own Python
             if (programs / name).exists():
@@ -273,6 +276,11 @@ class Checkout:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    def has_types(self, path: str) -> bool:
+        """Whether the type checker accepts a file, as `just check` wants it."""
+        checker = Path(sysconfig.get_path("scripts")) / "pyright"
+        return subprocess.run([checker, path], cwd=self.folder, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 # -- which tests execute what -----------------------------------------------------------------------------------
@@ -357,14 +365,15 @@ def attempt(mutant: Mutant, checkout: Checkout, coverage: Coverage, seed: int) -
     checkout.write(mutant.path, changed)
     try:
         chosen = checkout.folder / ".tests"
-        chosen.write_text("\n".join(tests))
+        chosen.write_text("\n".join([READING, *tests]))
         status, output = checkout.run("-x", "--tb=no", f"@{chosen}", limit=TIME_LIMIT)
+        refused = status == 0 and not checkout.has_types(mutant.path)
     finally:
         checkout.write(mutant.path, source)
     failed = next((line for line in output.splitlines() if line.startswith(("FAILED", "ERROR", "ImportError"))), "")
     if status not in (None, 0, 1) and not failed:
         raise SystemExit(f"pytest could not run: {output[-2000:]}")
-    name = "timeout" if status is None else "survived" if status == 0 else "killed"
+    name = "timeout" if status is None else "refused" if refused else "survived" if status == 0 else "killed"
     return Outcome(mutant, name, len(tests), round(time.monotonic() - began, 1), failed[:300], diff)
 
 
