@@ -209,6 +209,7 @@ TOOLS = {
     "tools.validate-content.children": (
         "A child, member or source that can't be generated or composed is found wherever it is used."
     ),
+    "tools.validate-content.sources": "A source that has no value is found wherever it is used.",
     "tools.validate-content.errors": "validate_content fails with the codes and details that are documented.",
     "tools.validate-collection-config.result": (
         "validate_collection_config lists issues by member, and configs that are missing."

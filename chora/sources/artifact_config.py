@@ -6,7 +6,7 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import SERVER_ERRORS, SourceAccess, SourceFailed
+from chora.sources.source import SERVER_ERRORS, SourceAccess, as_source_failure
 
 TYPE = "artifact_config"
 DESCRIPTION = "The config of an artifact, as data."
@@ -24,4 +24,4 @@ async def fetch(source: Source, access: SourceAccess) -> Any:
     except SERVER_ERRORS:
         raise
     except ChoraError as error:
-        raise SourceFailed(error.message.removesuffix(".")) from None
+        raise as_source_failure(error) from None

@@ -10,7 +10,7 @@ from typing import Any
 from chora.errors import ChoraError
 from chora.model import Source
 from chora.sources.data_files import parse_content_text
-from chora.sources.source import PASSED_ON, SourceAccess, SourceFailed
+from chora.sources.source import PASSED_ON, SourceAccess, as_source_failure
 
 TYPE = "content_config"
 DESCRIPTION = (
@@ -38,4 +38,4 @@ async def fetch(source: Source, access: SourceAccess) -> Any:
     except PASSED_ON:
         raise
     except ChoraError as error:
-        raise SourceFailed(error.message.removesuffix(".")) from None
+        raise as_source_failure(error) from None

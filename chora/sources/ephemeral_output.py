@@ -18,7 +18,15 @@ from chora.catalog import FoundConfig
 from chora.errors import ChoraError, ConfigNotFound, GenerationFailed, InvalidConfigId
 from chora.model import Source
 from chora.sources.data_files import parse_content_text
-from chora.sources.source import PASSED_ON, SERVER_ERRORS, SourceAccess, SourceFailed
+from chora.sources.source import (
+    PASSED_ON,
+    SERVER_ERRORS,
+    NothingStored,
+    SourceAccess,
+    SourceFailed,
+    as_source_failure,
+    name_some,
+)
 
 TYPE = "ephemeral_output"
 DESCRIPTION = (
@@ -59,9 +67,11 @@ async def fetch(source: Source, access: SourceAccess) -> Any:
     except PASSED_ON:
         raise
     except ChoraError as error:
-        raise SourceFailed(error.message.removesuffix(".")) from None
+        raise as_source_failure(error) from None
     if not texts:
-        raise SourceFailed(f"nothing is stored of {content_id} that is {strategy}")
+        if found is None and not access.stored(content_id, LATEST):
+            raise SourceFailed(_describe_unknown(content_id, access))
+        raise NothingStored(f"nothing is stored of {content_id} that is {strategy}")
     values = [await parse_content_text(text, found, source, access) for text in texts]
     return values if strategy == "all" else values[-1]
 
@@ -78,6 +88,12 @@ def _find_config(content_id: str, access: SourceAccess) -> FoundConfig | None:
         if access.rules == "chora-compose":  # it took no notice of the config
             return None
         raise
+
+
+def _describe_unknown(content_id: str, access: SourceAccess) -> str:
+    """That there is neither a config nor a text of a content, and what there is."""
+    known = name_some(access.catalog.list_alike(content_id, "content"))
+    return f"there is no content {content_id!r}, and no text is stored of it{known}"
 
 
 async def _make_current(found: FoundConfig, access: SourceAccess) -> str:

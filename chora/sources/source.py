@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
 from chora.catalog import Catalog, FoundConfig
-from chora.errors import Busy, StorageError, StorageFailed
+from chora.errors import Busy, ChoraError, ConfigNotFound, InvalidInput, StorageError, StorageFailed
 from chora.files import Folder
 from chora.llm import ModelNotAsked
 from chora.model import Kind
@@ -18,9 +18,32 @@ SERVER_ERRORS = (Busy, StorageError, StorageFailed)
 PASSED_ON = (*SERVER_ERRORS, ModelNotAsked)
 """What a source passes on: those, and that a text behind it can't be known without asking a language model."""
 
+NAMED = 10
+"""Ids that a failure names where the one that is meant isn't there, the most similar first."""
+
 
 class SourceFailed(Exception):
     """A source has no value; the message says why. The engine decides whether that matters."""
+
+
+class NothingStored(SourceFailed):
+    """It takes a stored text of a content of which none is stored yet."""
+
+
+def name_some(ids: list[str]) -> str:
+    """The end of a sentence that says that something isn't there: what there is instead."""
+    shown = ", ".join([*ids[:NAMED], *(["…"] if ids[NAMED:] else [])])
+    return f"; there {'is' if len(ids) == 1 else 'are'} {shown}" if ids else ""
+
+
+def as_source_failure(error: ChoraError) -> SourceFailed:
+    """The failure of something that a source needs, with the next step where what it names isn't there."""
+    message = error.message.removesuffix(".")
+    if isinstance(error, ConfigNotFound):
+        message += name_some(error.details.get("existing", []))
+    elif isinstance(error, InvalidInput) and error.hint:
+        message += f"; {error.hint[0].lower()}{error.hint[1:].removesuffix('.')}"
+    return SourceFailed(message)
 
 
 async def _explain_nothing(found: FoundConfig) -> list[str]:

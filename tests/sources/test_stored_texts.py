@@ -77,15 +77,18 @@ async def test_a_stored_text_is_selected_by_its_strategy(
     assert await ephemeral_output.fetch(source(locator), access) == value
 
 
+WAYS = "write one of latest, all, version:X.Y.Z, timestamp:PREFIX, approved_only"
+
+
 @pytest.mark.parametrize(
     ("locator", "problem"),
     [
-        ("nothing", "nothing is stored of nothing that is latest"),
-        ("nothing:all", "nothing is stored of nothing that is all"),
+        ("nothing", "there is no content 'nothing', and no text is stored of it"),
+        ("nothing:all", "there is no content 'nothing', and no text is stored of it"),
         ("note:version:9.9.9", "nothing is stored of note that is version:9.9.9"),
         ("note:approved_only", "nothing is stored of note that is approved_only"),
-        ("note:newest", "'newest' is not a way to choose a stored text"),
-        ("note:version", "'version' is not a way to choose a stored text"),
+        ("note:newest", f"'newest' is not a way to choose a stored text; {WAYS}"),
+        ("note:version", f"'version' is not a way to choose a stored text; {WAYS}"),
         ("", "it names no content; write content-id or content-id:strategy"),
         (":all", "it names no content; write content-id or content-id:strategy"),
     ],

@@ -20,7 +20,7 @@ from chora.model import (
 )
 from chora.sources import BY_TYPE
 from chora.sources.selectors import select
-from chora.sources.source import SourceAccess, SourceFailed
+from chora.sources.source import NothingStored, SourceAccess, SourceFailed
 
 LEVELS = {
     "reserved names": "nothing: content_id, artifact_id, collection_id, collection_name and member_id",
@@ -31,6 +31,8 @@ LEVELS = {
 }
 """Where a context comes from, low to high, and where that is written. Artifacts give none of their own."""
 
+NOTHING_STORED = "NothingStored"
+"""The `error_type` of a source that has no value only because no text is stored yet."""
 SOURCES_LIMIT = 20_000_000
 """Bytes that the values of one content's sources may have together, as JSON."""
 
@@ -122,6 +124,19 @@ def unstored_content(id: str, description: str, sources: Sources | None = None) 
     )
 
 
+def declared_files(config: ContentConfig) -> list[Source]:
+    """The files whose values a pattern's context declares, as sources."""
+    patterns = config.generation.patterns
+    data, _ = split_context(patterns[0].generation_config.get("context", {}) if patterns else {})
+    return [source for name, value in data.items() if (source := _declared_file(name, value)) is not None]
+
+
+def _declared_file(name: str, value: Any) -> Source | None:
+    if isinstance(value, dict) and cast("dict[str, Any]", value).get("source") == "file":
+        return Source(id=name, type="external_file", locator=str(cast("dict[str, Any]", value).get("path", "")))
+    return None
+
+
 class _ContextBuilder:
     """Gathers one context."""
 
@@ -142,9 +157,8 @@ class _ContextBuilder:
         patterns = self._config.generation.patterns
         data, declarations = split_context(patterns[0].generation_config.get("context", {}) if patterns else {})
         for name, value in data.items():
-            if isinstance(value, dict) and cast("dict[str, Any]", value).get("source") == "file":
-                path = str(cast("dict[str, Any]", value).get("path", ""))
-                await self._add_source(Source(id=name, type="external_file", locator=path))
+            if (source := _declared_file(name, value)) is not None:
+                await self._add_source(source)
             else:
                 self._context = deep_merge(self._context, {name: value})
         for source in self._config.inputs.sources:
@@ -166,7 +180,7 @@ class _ContextBuilder:
                 raise self._failed(
                     f"the source {name} has no value: {failed}.",
                     "Fix the source, or mark it `required: false`; manual://sources describes every type.",
-                    error_type="SourceFailed",
+                    error_type=NOTHING_STORED if isinstance(failed, NothingStored) else "SourceFailed",
                     source_id=name,
                     source_type=source.type,
                     error=str(failed),

@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypeVar, cast
 
+from chora.config_parsing import ParsedConfig
 from chora.engine import retrieval
 from chora.engine.building.content import is_approved
 from chora.engine.building.pieces import describe_other_source, find_child
 from chora.engine.engine import Engine
 from chora.engine.outputs import check_output_path, is_template, same_file
-from chora.engine.validation.generator_checks import check_composition, check_generator
+from chora.engine.validation.generator_checks import check_composition
 from chora.engine.validation.rules import MalformedRule, RuleContext, RuleFinding
+from chora.engine.validation.source_checks import ContentChecks
 from chora.errors import ChoraError, ConfigNotFound
 from chora.model import ArtifactChild, ArtifactConfig, ContentChild, ContentConfig
 
@@ -34,8 +36,9 @@ async def check_completeness(context: RuleContext) -> list[RuleFinding]:
     optional one is a warning."""
     config, engine = context.subject.config, context.subject.engine
     findings = await check_composition(engine, config) if isinstance(config, ArtifactConfig) else []
+    checks = ContentChecks(context.subject.build)
     for index, child in enumerate(_children(context)):
-        for finding in await check_child(engine, child):
+        for finding in await check_child(engine, child, checks):
             severity = finding.severity or (None if child.required else "warning")
             place = f"content.children[{index}]" if isinstance(child, ArtifactChild) else f"children[{index}]"
             details = {"content_id": child.id, **finding.details}
@@ -43,15 +46,21 @@ async def check_completeness(context: RuleContext) -> list[RuleFinding]:
     return findings
 
 
-async def check_child(engine: Engine, child: ArtifactChild | ContentChild) -> list[RuleFinding]:
-    """Find why a child has no text that its artifact could use."""
+async def check_child(engine: Engine, child: ArtifactChild | ContentChild, checks: ContentChecks) -> list[RuleFinding]:
+    """Find why a child has no text that its artifact could use.
+
+    Args:
+        engine: the project.
+        child: the child.
+        checks: those of contents.
+    """
     strategy = child.retrieval_strategy if isinstance(child, ArtifactChild) else "latest"
     wanted = f"version:{child.version}" if strategy == "version" else strategy
     if strategy == "version" and not child.version:
         return [RuleFinding("invalid_child", f"{child.id} retrieves a version and doesn't name one")]
-    config: ContentConfig | None = None
+    parsed: ParsedConfig | None = None
     try:
-        config = find_child(engine, cast(ArtifactChild, child)).parsed.config
+        parsed = find_child(engine, cast(ArtifactChild, child)).parsed
     except ConfigNotFound:
         if strategy == "latest":
             message = f"there is no content config {child.id}"
@@ -59,22 +68,15 @@ async def check_child(engine: Engine, child: ArtifactChild | ContentChild) -> li
     except ChoraError as error:
         return [RuleFinding("invalid_child", error.message.removesuffix("."), details={"path": child.path})]
     findings: list[RuleFinding] = []
+    config: ContentConfig | None = parsed.config if parsed else None
     is_wanted = (
         config is not None
         and (strategy != "version" or config.metadata.version == child.version)
         and (strategy != "approved_only" or is_approved(config))
     )
-    if config is not None and is_wanted and (faults := await check_generator(engine, config)):
+    if parsed is not None and is_wanted and (faults := await checks.check_content(parsed)):
         # A text that is stored already is no help: the next build generates it again.
-        findings += [
-            fault._replace(
-                code="child_not_available" if fault.code == "invalid_generator" else fault.code,
-                message=f"the child {child.id} can't be generated: {fault.message}",
-                location=None,
-                severity=fault.severity if fault.code != "invalid_generator" and fault.severity == "warning" else None,
-            )
-            for fault in faults
-        ]
+        findings += [_as_childs(child, fault) for fault in faults]
     elif not is_wanted and not retrieval.find_version_ids(engine.store, config.id if config else child.id, wanted):
         findings.append(RuleFinding("child_not_available", f"{child.id} has no text: no stored text is {wanted}"))
     if isinstance(child, ArtifactChild) and child.review_required and config is not None and not is_approved(config):
@@ -83,6 +85,18 @@ async def check_child(engine: Engine, child: ArtifactChild | ContentChild) -> li
     if isinstance(child, ArtifactChild) and config is not None and (message := describe_other_source(child, config)):
         findings.append(RuleFinding("other_source", message, severity="warning"))
     return findings
+
+
+def _as_childs(child: ArtifactChild | ContentChild, fault: RuleFinding) -> RuleFinding:
+    """A finding about a content, as one about a child."""
+    if fault.severity == "warning" and fault.code != "invalid_generator":
+        return fault._replace(message=f"the child {child.id}: {fault.message}", location=None)
+    return fault._replace(
+        code="child_not_available" if fault.code == "invalid_generator" else fault.code,
+        message=f"the child {child.id} can't be generated: {fault.message}",
+        location=None,
+        severity=None,
+    )
 
 
 async def check_coherence(context: RuleContext) -> list[RuleFinding]:

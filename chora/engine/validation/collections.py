@@ -10,15 +10,14 @@ import trio
 from chora.catalog import FoundConfig
 from chora.config_parsing import ParsedConfig
 from chora.engine.building import collection
-from chora.engine.building.build import Build, CallerContext
-from chora.engine.building.content import gather_content
-from chora.engine.building.context import gather_shared_context
-from chora.engine.building.members import SharedContextFailed, open_member, output_location, shared_source_access
+from chora.engine.building.build import Build
+from chora.engine.building.members import SharedContextFailed, open_member, output_location
 from chora.engine.engine import Engine
 from chora.engine.manifest import manifest_path
 from chora.engine.outputs import check_output_path, is_template, same_file
 from chora.engine.validation.child_checks import check_child
 from chora.engine.validation.generator_checks import check_composition
+from chora.engine.validation.source_checks import ContentChecks
 from chora.errors import (
     ChoraError,
     CompositionFailed,
@@ -26,7 +25,6 @@ from chora.errors import (
     LimitExceeded,
     PermissionDenied,
 )
-from chora.llm import ModelNotAsked
 from chora.model import (
     ArtifactConfig,
     CollectionConfig,
@@ -91,6 +89,7 @@ class _CollectionValidation:
         self._build = build
         self._engine: Engine = build.engine
         self._check_members = check_members
+        self._content_checks = ContentChecks(build)
         self._depths: dict[str, int] = {}
         self._visited = 0
 
@@ -162,7 +161,7 @@ class _CollectionValidation:
             artifact = found.parsed.config
             findings = await check_composition(self._engine, artifact)
             for child in artifact.content.children:
-                for finding in await check_child(self._engine, child):
+                for finding in await check_child(self._engine, child, self._content_checks):
                     findings.append(finding if child.required else finding._replace(severity="warning"))
             for finding in findings:
                 message = as_sentence(finding.message).removesuffix(".")
@@ -182,26 +181,11 @@ class _CollectionValidation:
     async def _check_each_source(
         self, sources: Sources, severity: Severity, within: str, member_id: str | None
     ) -> None:
-        async def gather_only(other: FoundConfig) -> str:
-            inputs = await gather_content(self._build, other.parsed, CallerContext({}))
-            is_data = other.parsed.config.metadata.output_format in ("json", "yaml")
-            return (await inputs.generate_text()).text if is_data else ""
-
         for source in sources.sources:
-            access = shared_source_access(self._build, self._build.new_recorder())._replace(generate=gather_only)
-            try:
-                _, warnings = await gather_shared_context(
-                    member_id or "The shared context", Sources(sources=(source,)), access
-                )
-            except SERVER_ERRORS:
-                raise
-            except ModelNotAsked:
-                pass
-            except ChoraError as error:
-                self._add_finding(severity, "source_failed", error.message, within, member_id)
-            else:
-                for warning in warnings:
-                    self._add_finding("warning", "source_failed", warning, within, member_id)
+            whose = member_id or "The shared context"
+            for finding in await self._content_checks.check_source(whose, source):
+                message = f"{whose}: {finding.message}"
+                self._add_finding(finding.severity or severity, finding.code, message, within, member_id)
 
     async def _find_base_path(self, parsed: ParsedConfig, within: str) -> str | None:
         """Where the collection's files go, if that is known."""

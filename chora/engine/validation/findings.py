@@ -14,7 +14,6 @@ from chora.config_parsing import Issue, parse_config
 from chora.engine.building.build import Build
 from chora.engine.validation.checks import run_rule
 from chora.engine.validation.collections import validate_collection
-from chora.engine.validation.generator_checks import check_generator
 from chora.engine.validation.rules import (
     ContentNotGenerated,
     RuleContext,
@@ -23,6 +22,7 @@ from chora.engine.validation.rules import (
     ValidationSubject,
     cannot_run,
 )
+from chora.engine.validation.source_checks import ContentChecks
 from chora.engine.validation.text_checks import check_declared_format
 from chora.engine.validation.unused_fields import find_unused_fields
 from chora.errors import (
@@ -171,7 +171,9 @@ async def _collect_findings(subject: ValidationSubject, rules: list[ValidationRu
     found = [_from_config_issue(issue) for issue in subject.parsed.warnings] if subject.parsed else []
     match subject.config:
         case ContentConfig() as config:
-            found += [_with_severity(finding, "error") for finding in await check_generator(subject.engine, config)]
+            assert subject.parsed is not None
+            faults = await ContentChecks(subject.build).check_content(subject.parsed)
+            found += [_with_severity(finding, "error") for finding in faults]
             found += [_with_severity(finding, "info") for finding in find_unused_fields(config)]
         case ArtifactConfig():
             declared = {rule.type for rule in rules}

@@ -1,4 +1,5 @@
-"""Checks that a content can be generated, and an artifact composed, as far as that is known without their context."""
+"""Checks that the generator of a content can be run, and an artifact composed, as far as that is known without their
+context. What they read is checked elsewhere: `source_checks`."""
 
 from __future__ import annotations
 
@@ -9,12 +10,11 @@ from chora.engine.building.compose import template_job
 from chora.engine.building.gather import generator_name
 from chora.engine.engine import Engine
 from chora.engine.validation.rules import RuleFinding
-from chora.errors import ChoraError, ConfigNotFound, GenerationFailed, LimitExceeded, PermissionDenied
+from chora.errors import GenerationFailed, LimitExceeded, PermissionDenied
 from chora.generators import jinja2
 from chora.generators.generator import GenerationJob
 from chora.model import ArtifactConfig, ContentConfig
 from chora.render import EvaluateJob, RenderFailed
-from chora.sources import content_config
 from chora.wording import as_sentence, find_nearest
 
 GENERATOR_PATH = "generation.patterns[0].type"
@@ -53,16 +53,8 @@ def generator_issue(engine: Engine, config: Any) -> Issue | None:
     )
 
 
-async def check_generator(
-    engine: Engine, config: ContentConfig, known: frozenset[str] = frozenset()
-) -> list[RuleFinding]:
-    """Check that a content can be generated: its generator, its template, and the contents whose texts it takes.
-
-    Args:
-        engine: the project.
-        config: the content.
-        known: contents that are being checked already.
-    """
+async def check_generator(engine: Engine, config: ContentConfig) -> list[RuleFinding]:
+    """Check that the generator of a content is there, and that it can be run: its options, its template."""
     if (finding := check_generator_name(engine, config)) is not None:
         return [finding]
     name = generator_name(config)
@@ -82,31 +74,7 @@ async def check_generator(
     except (GenerationFailed, PermissionDenied, LimitExceeded) as error:
         message = error.message.removeprefix(f"{config.id}: ").removesuffix(".")
         findings.append(RuleFinding("invalid_template", message, "generation.patterns[0]", {"generator_type": name}))
-    for source in config.inputs.sources:
-        if source.type == content_config.TYPE and source.selector == content_config.OUTPUT:
-            findings += await _check_source(engine, source.locator, known | {config.id}, required=source.required)
     return findings
-
-
-async def _check_source(engine: Engine, locator: str, known: frozenset[str], *, required: bool) -> list[RuleFinding]:
-    """Check a content whose text is a source; whether there is one is found when the sources are read."""
-    try:
-        config = engine.catalog.locate_config("content", locator).parsed.config
-    except ConfigNotFound:
-        return []
-    except ChoraError as error:
-        config, findings = None, [RuleFinding("invalid_source", error.message.removesuffix("."))]
-    else:
-        findings = [] if config.id in known else await check_generator(engine, config, known)
-    severity = None if required else "warning"
-    return [
-        finding._replace(
-            message=f"the source {locator}: {finding.message}",
-            location="inputs.sources",
-            severity=severity if finding.severity != "warning" else "warning",
-        )
-        for finding in findings
-    ]
 
 
 async def check_composition(engine: Engine, config: ArtifactConfig) -> list[RuleFinding]:
