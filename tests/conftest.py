@@ -26,7 +26,7 @@ from chora.engine.engine import Engine, open_engine
 from chora.protocol.types import Call
 from chora.tools import ALL_TOOLS, TOOLS
 from tests.http_client import HttpTestClient
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, begin_test
 
 requirement = pytest.mark.requirement
 """Cites the promises that a test proves, by their ids in `tests/requirements.py`: `@requirement("cache.force")`."""
@@ -68,7 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tell coverage which test runs, here and in the processes it starts, when `tests/mutants.py` wants to know it."""
+    """Note when a test begins.
+
+    And tell coverage which test runs, here and in the processes it starts, when `tests/mutants.py` wants to know it.
+    """
+    begin_test()
     if os.environ.get("CHORA_COVERAGE_CONTEXTS") and (measuring := coverage.Coverage.current()):
         context = f"stress {item.nodeid}" if item.get_closest_marker("stress") else item.nodeid
         measuring.switch_context(context)

@@ -199,7 +199,9 @@ async def change(store: Store, records: Records, chance: random.Random, number: 
                 known = records.all_versions.pop(version_id)
                 if keep:
                     records.all_versions[version_id] = msgspec.structs.replace(known, body="", deleted=True)
-    kept_draft = draft(chance.choice("abcde"), created_at=when, updated_at=other, description=chance.choice([None, "d"]))
+    kept_draft = draft(
+        chance.choice("abcde"), created_at=when, updated_at=other, description=chance.choice([None, "d"])
+    )
     await store.save_draft(kept_draft)
     records.all_drafts[kept_draft.draft_id] = kept_draft
     kept_job = job(chance.choice("abcde"), when, key=chance.choice("kl"), updated_at=other)

@@ -14,6 +14,7 @@ from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS, collection
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
+from tests.patience import may_have_taken
 from tests.tools.answers import CONTEXTS, FINGERPRINT, NO_CONTEXTS, STAMP, taken
 
 PACK: dict[str, Any] = {"collection_config_path": "pack"}
@@ -71,7 +72,7 @@ NULLS = dict.fromkeys(["force", "force_members", "output_path", "context", "dry_
 async def test_generate_collection(ask: Asking, harbour: Project, arguments: dict[str, Any]):
     """Each member's files in a folder of its own, nested ones below, and a manifest."""
     result = taken(await ask("generate_collection", **PACK, **arguments), *COLLECTED)
-    assert result.pop("generation_time_seconds") >= 0
+    assert may_have_taken(result.pop("generation_time_seconds"))
     common = {"status": "success", "cache_used": False, "error": None, "reasons": [], "files": [], "conflicts": []}
     assert result == {
         "collection_id": "pack",
@@ -225,11 +226,11 @@ async def test_the_manifest_describes_each_member(ask: Asking, harbour: Project)
     await ask("generate_collection", **PACK)
     said = manifest_of(harbour)
     assert STAMP.fullmatch(said.pop("generated_at"))
-    assert said.pop("generation_time_seconds") >= 0
+    assert may_have_taken(said.pop("generation_time_seconds"))
     for each in said["members"]:
         assert STAMP.fullmatch(each.pop("generated_at"))
         assert FINGERPRINT.fullmatch(each.pop("context_hash"))
-        assert each.pop("generation_time_seconds") >= 0
+        assert may_have_taken(each.pop("generation_time_seconds"))
     assert "sk-1" not in harbour.read("outputs/pack/manifest.json")
     shared = said["context"].pop("shared")
     assert (shared["port"], shared["deep"]["depth"]) == ("Norrvik", 4)

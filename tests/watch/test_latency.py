@@ -17,7 +17,7 @@ from chora.store import SqliteStore
 from chora.watch import latency
 from chora.watch.probe import ProbeTarget
 from tests.conftest import Project, Serve
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, may_have_taken
 
 
 async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
@@ -26,7 +26,9 @@ async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
         sample = await latency.measure_latency(opened.target, 5)
     assert sample.ok
     assert 0 < sample.facts["p50"] <= sample.facts["p95"] <= sample.facts["p99"]
-    assert sample.facts["loop_lag"] >= 0
+    assert may_have_taken(sample.facts["p50"] * 3 / 1000)
+    assert may_have_taken(sample.facts["p99"] / 1000)
+    assert may_have_taken(sample.facts["loop_lag"] / 1000)
     assert sample.facts["calls"] == 5
 
 

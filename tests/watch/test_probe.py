@@ -17,7 +17,7 @@ from chora.watch import probe
 from chora.watch.mcp_client import connect_http
 from chora.watch.probe import ProbeTarget
 from tests.conftest import Project, Serve, requirement
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, may_have_taken
 
 
 async def test_a_successful_probe_is_a_sample_that_is_up(hello: Project, serve: Serve):
@@ -26,6 +26,7 @@ async def test_a_successful_probe_is_a_sample_that_is_up(hello: Project, serve: 
         sample = await probe.probe(opened.target)
     assert sample.ok
     assert sample.milliseconds > 0
+    assert may_have_taken(sample.milliseconds / 1000)
     assert sample.facts == {}
 
 

@@ -45,7 +45,7 @@ from chora.locks import LOCK_FILES, file_lock
 from chora.store import SqliteStore, Version
 from chora.tools import collection as tools
 from tests.conftest import Asking, Project, artifact, child, content, file_identity, requirement, text, unchanged
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, may_have_taken
 
 GAUGE = '''
 """A generator that waits for its member's release, and counts how many run."""
@@ -639,7 +639,7 @@ async def test_a_manifest_describes_every_member(project: Project, engine: Engin
     await build(engine)
     written = manifest(project)
     members = written.pop("members")
-    assert written.pop("generation_time_seconds") >= 0
+    assert may_have_taken(written.pop("generation_time_seconds"))
     at = written.pop("generated_at")
     assert written == {
         "collection_id": "pack",
@@ -653,7 +653,7 @@ async def test_a_manifest_describes_every_member(project: Project, engine: Engin
         "cache_stats": {"total_members": 4, "cache_hits": 0, "cache_misses": 4, "cache_hit_rate": 0.0},
     }
     for each in members:
-        assert each.pop("generation_time_seconds") >= 0
+        assert may_have_taken(each.pop("generation_time_seconds"))
     hashes = [each.pop("context_hash") for each in members]
     assert [bool(each) for each in hashes] == [True, False, True, False]
     assert all(each.startswith("sha256:") for each in hashes if each)

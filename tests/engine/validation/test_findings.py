@@ -29,7 +29,7 @@ from chora.store import Version
 from chora.timestamps import now
 from chora.wording import as_sentence
 from tests.conftest import Project, artifact, child, content, requirement, text
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, may_have_taken
 
 
 @pytest.fixture(autouse=True)
@@ -413,9 +413,105 @@ ROWS: list[tuple[str, ValidationRule, str, list[tuple[str, str, str | None, dict
 ]
 
 
-@pytest.mark.parametrize(("rule", "body", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-async def test_rules(project: Project, engine: Engine, rule: ValidationRule, body: str, expected: list[Any]):
-    """What a rule finds, where, with which severity and details."""
+MESSAGES: dict[str, list[str]] = {
+    "presence fails": ["Piece is empty."],
+    "presence with an option": [
+        "The rule presence doesn't fit: 'min_length' is not an option of presence; it takes none."
+    ],
+    "length with a misspelt bound": [
+        "The rule length doesn't fit: 'maximum' is not an option of length; did you mean max? "
+        "it takes min, max, min_length, max_length."
+    ],
+    "too short": ["It has 19 characters, and 20 are required."],
+    "too long, as the spec spells it": ["It has 19 characters, and 18 are allowed."],
+    "length without bounds": ["The rule length doesn't fit: neither min nor max says how long the text is to be."],
+    "bounds crossed": ["The rule length doesn't fit: min is 2, and max is 1."],
+    "bound no number": ["The rule length doesn't fit: min is '2', and not a whole number from 0 on."],
+    "bound true": ["The rule length doesn't fit: min is True, and not a whole number from 0 on."],
+    "bound negative": ["The rule length doesn't fit: max is -1, and not a whole number from 0 on."],
+    "not json": ["It is not json: Expecting ':' delimiter."],
+    "not checkable": ["Texts of the format typescript aren't checked."],
+    "no such format": [
+        "The rule format doesn't fit: 'klingon' is no format; write one of json, yaml, toml, "
+        "xml, html, csv, python, jinja2, markdown, gherkin, text."
+    ],
+    "no format at all": ["The rule format doesn't fit: format isn't given, and the config declares none."],
+    "not python": ["It is not python: '(' was never closed."],
+    "not a template": ["It is not jinja2: Expected an expression, got 'end of statement block'."],
+    "matches nothing": ["'IS' matches nothing."],
+    "must not match": ["'two' matches, and must not."],
+    "must not, and does": ["'is' matches, and must not."],
+    "no pattern": [
+        "The rule regex doesn't fit: pattern isn't a regular expression, and neither is must_match or must_not_match."
+    ],
+    "broken pattern": [
+        "The rule regex doesn't fit: the pattern '(' doesn't fit: missing ), unterminated subpattern at position 0."
+    ],
+    "broken flags": [
+        "The rule regex doesn't fit: the pattern 'a' doesn't fit: '1' is not a flag; write some of aimsx."
+    ],
+    "fields missing": ["size.w has no value in the text.", "None has no value in the text."],
+    "no fields": ["The rule required_fields doesn't fit: fields isn't a list of names such as metadata.version."],
+    "fields empty": ["The rule required_fields doesn't fit: fields isn't a list of names such as metadata.version."],
+    "fields of broken data": ["The text is not JSON: 'b' doesn't belong there in line 1, column 3."],
+    "fields of neither": ["Piece has no config."],
+    "no data": ["The text is not JSON: ']' doesn't belong there in line 1, column 7."],
+    "schema file gone": ["The rule schema doesn't fit: the schema can't be read: there is no file no.json."],
+    "schema file no data": [
+        "The rule schema doesn't fit: schema is neither a JSON Schema nor the path of a file that holds one."
+    ],
+    "schema elsewhere": [
+        "The rule schema doesn't fit: the schema can't be read: The path '../x.json' leads outside the project."
+    ],
+    "no schema": [
+        "The rule schema doesn't fit: schema is neither a JSON Schema nor the path of a file that holds one."
+    ],
+    "schema from the network": [
+        "The rule schema doesn't fit: the schema doesn't fit: it refers to "
+        "'http://127.0.0.1:9/x', which isn't in it; other documents aren't looked up."
+    ],
+    "links": ["docs/gone.md leads to no file of the project."],
+    "links from nowhere": ["The rule links doesn't fit: base isn't the path of a folder."],
+    "no children": ["The rule completeness doesn't fit: piece has no config with children."],
+    "no linter": ["The rule lint doesn't fit: linter says no program."],
+    "linter refused": ["The linter 'sh' isn't one of those that the setting validation.linters names."],
+    "linter not there": ["Yamllint isn't on PATH, so nothing was linted."],
+    "options refused": [
+        "The rule lint doesn't fit: ruff isn't given '--fix'; it may be given --select, --ignore, --line-length."
+    ],
+    "file name refused": ["The rule lint doesn't fit: '../x' is not a plain file name."],
+    "unknown": [
+        "There is no rule 'spelling', so it wasn't checked; write one of presence, length, "
+        "format, syntax, lint, regex, links, schema, required_fields, completeness, coherence."
+    ],
+    "unknown, and of no weight": [
+        "There is no rule 'spelling', so it wasn't checked; write one of presence, length, "
+        "format, syntax, lint, regex, links, schema, required_fields, completeness, coherence."
+    ],
+    "custom": [
+        "There is no rule 'custom', so it wasn't checked; write one of presence, length, "
+        "format, syntax, lint, regex, links, schema, required_fields, completeness, coherence."
+    ],
+    "custom of a known type with an unknown option": [
+        "The rule length doesn't fit: 'most' is not an option of length; it takes min, max, min_length, max_length."
+    ],
+    "custom of a known type": ["It has 19 characters, and 1 are allowed."],
+    "a file": ["It has 7 characters, and 1 are allowed."],
+    "no file": ["There is no file docs/gone.md."],
+    "no such file present": ["There is no file docs/gone.md."],
+    "a file outside": ["The path '../x.md' leads outside the project."],
+    "not text": ["docs/image.png is not UTF-8 text."],
+    "a file is of its ending": ["It is not json: Expecting property name enclosed in double quotes."],
+    "a section": ["It has 6 characters, and 100 are required."],
+    "no section": ["There is no element.berths: no section of this name in the text, and no example of the element."],
+    "no config": ["Piece has no config."],
+}
+"""What the finding of a row says; the other ones repeat what a linter or a schema says."""
+
+
+@pytest.mark.parametrize(("name", "rule", "body", "expected"), ROWS, ids=[row[0] for row in ROWS])
+async def test_rules(project: Project, engine: Engine, name: str, rule: ValidationRule, body: str, expected: list[Any]):
+    """What a rule finds, where, with which severity and details, and what it says."""
     project.write("docs/map.md", "The map")
     project.write("docs/image.png", b"\x89PNG\xff")
     project.write("docs/broken.json", "{")
@@ -423,6 +519,7 @@ async def test_rules(project: Project, engine: Engine, rule: ValidationRule, bod
     found = await rule_findings(engine, body, rule)
     found = [issue for issue in found if issue.code != "content_empty"]
     assert [(issue.severity, issue.code, issue.location) for issue in found] == [row[:3] for row in expected]
+    assert name not in MESSAGES or [issue.message for issue in found] == MESSAGES[name]
     for issue, row in zip(found, expected, strict=True):
         assert row[3].items() <= issue.details.items()
         assert issue.message.endswith(".")
@@ -1284,12 +1381,13 @@ async def test_every_validation_emits_an_event(engine: Engine, events: Callable[
         (event["status"], event["content_config_id"], event["validation_passed"], event["rule_count"])
         for event in reported
     ] == [("success", "note", True, 2), ("success", "note", False, 1), ("error", "nothing", False, 0)]
+    assert [event["error_code"] for event in reported] == [None, "content_too_short", "config_not_found"]
     assert [event["error_message"] for event in reported] == [
         None,
         "It has 19 characters, and 100 are required.",
         "There is no text, config or draft 'nothing'.",
     ]
-    assert all(event["duration_ms"] >= 0 for event in reported)
+    assert all(may_have_taken(event["duration_ms"] / 1000) for event in reported)
 
 
 # -- collections ------------------------------------------------------------------------------------------------
@@ -1443,6 +1541,23 @@ async def test_two_members_that_write_one_file(pieces: Project, engine: Engine, 
         ),
     )
     assert (await survey(engine, "pack"))[0] == expected
+    parsed = engine.catalog.open_config("collection", "pack").parsed
+    told = [each.message for each in (await validate_collection(Build(engine, dry=True), parsed)).findings]
+    assert (
+        told
+        == {
+            "nested": ["twins writes outputs/pack/twins/t.md, twice."],
+            "flat": [
+                "twins writes outputs/pack/t.md, twice.",
+                "again writes outputs/pack/one.md, and so does one.",
+                "rival writes outputs/pack/Manifest.json, and so does the manifest.",
+            ],
+            "custom": [
+                "again writes outputs/one.md, and so does one.",
+                "The path '../x.md' leads outside the project.",
+            ],
+        }[structure]
+    )
 
 
 async def test_without_a_manifest_its_name_is_free(pieces: Project, engine: Engine):
