@@ -373,6 +373,28 @@ def test_values_without_json_form_are_refused(value: Any, found: str) -> None:
     assert found in fault["found"]
 
 
+def test_the_largest_number_has_as_many_bits_as_a_double_has_a_range() -> None:
+    """Beyond that, other programs would read infinity, or nothing."""
+    accepted("content", content(extra=[2**1024 - 1, 1 - 2**1024]))
+    for number in (2**1024, -(2**1024)):
+        assert refused("content", content(extra=number))[0]["found"] == "a number of more than 300 digits"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": 5}, "$.id is 5; it must be lower-case letters, digits and hyphens, beginning with a letter."),
+        ({"elements": []}, "$.elements is []; it must be a list of at least one item."),
+        ({"elements": "x" * 78}, f'$.elements is "{"x" * 78}"; it must be a list of at least one item.'),
+        ({"elements": "x" * 79}, f'$.elements is "{"x" * 78}…; it must be a list of at least one item.'),
+    ],
+)
+def test_an_error_says_what_was_found(changes: Any, message: str) -> None:
+    """A long value is shown with its first 79 characters."""
+    fault = refused("content", content(**changes))[0]
+    assert fault["message"] == message
+
+
 def test_letters_of_every_language_are_fine() -> None:
     """Text beyond ASCII passes, in values and in keys."""
     parsed = accepted("content", content(instructions={"global": "Ebbe für Nørvik 🌊", "ключ": 2**70}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import pytest
@@ -81,6 +82,7 @@ def test_broken_yaml_is_explained_with_its_place(text: str, place: tuple[int, in
         decode(text.encode(), "x.yaml")
     error = caught.value
     assert problem in error.message
+    assert "x.yaml" in error.message
     assert error.hint
     line, column = place or (None, None)
     assert (error.details["line"], error.details["column"]) == (line, column)
@@ -156,6 +158,12 @@ def test_infinite_numbers_of_yaml() -> None:
     """They are numbers in both; sources refuse them, as JSON has none."""
     assert decode(b"[.inf, -.INF]", "x.yaml") == [float("inf"), float("-inf")]
     assert decode(b"[inf, nan]", "x.yaml") == ["inf", "nan"]
+    assert all(map(math.isnan, cast("list[float]", decode(b"[.nan, .NaN]", "x.yaml"))))
+
+
+def test_yaml_keeps_the_order_and_the_letters_of_what_is_written() -> None:
+    """Keys as they come, and no escapes for what isn't English."""
+    assert encode_yaml({"b": "Nørvik", "a": [1, None]}) == "b: Nørvik\na:\n- 1\n- null\n"
 
 
 @pytest.mark.parametrize(

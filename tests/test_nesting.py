@@ -18,6 +18,7 @@ from chora.nesting import (
     NestedTooDeeply,
     check_json_structure,
     decode_json,
+    has_too_many_values,
     is_json_too_deep,
     is_too_deep,
 )
@@ -83,6 +84,33 @@ def test_brackets_count_outside_strings(text: str, too_deep: bool):
     """At the limit, beyond it, in texts that never end, and behind escaped quotes and backslashes."""
     assert is_json_too_deep(text) is too_deep
     assert is_json_too_deep(text.encode()) is too_deep
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("[1,2,3]", 3),
+        ('{"a":1,"b":[2]}', 3),
+        ("[[],[],[]]", 6),
+        ('[",,,","[[",{"{":",\\","}]', 4),
+        ('["a\\\\",1,"b\\"",2]', 4),
+        ('["' + "," * 1000, 1),
+        (json.dumps(["a"] * 1000), 1000),
+        (json.dumps({str(number): "a" for number in range(1000)}), 1000),
+        ('"\\"\\"\\"\\"\\"\\"\\",,,,"', 0),
+        ("", 0),
+    ],
+)
+def test_values_are_counted_by_what_stands_between_them(text: str, most: int):
+    """Exactly the limit fits, and one more doesn't; what stands in strings is no value."""
+    assert not has_too_many_values(text.encode(), most)
+    assert not most or has_too_many_values(text.encode(), most - 1)
+
+
+def test_very_many_strings_are_too_many_values():
+    """With commas or without; four quotes are a key and its value."""
+    assert has_too_many_values(b'""' * 23 + b"," * 11, 10)
+    assert not has_too_many_values(b'""' * 22 + b"," * 11 + b'","' * 0, 11)
 
 
 def test_counting_takes_linear_time():

@@ -130,6 +130,38 @@ async def test_an_output_never_becomes_a_program(guarded: Project, path: str):
     assert find_invisible(caught.value.message) is None
 
 
+ANOTHER_FOLDER = "Write the output to another folder."
+ANOTHER_NAME = "Write to a file of another name; if the project is meant to write this one, name it in paths.allow."
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "hint"),
+    [
+        ("sub/.GIT/config", "is where git keeps its own data", ANOTHER_FOLDER),
+        (".chora/storage.db", "is where chora keeps its own data", ANOTHER_FOLDER),
+        (".chora/chora.toml", "holds settings, which no output may change", ANOTHER_FOLDER),
+        ("CHORA.toml", "holds settings, which no output may change", ANOTHER_FOLDER),
+        (".vscode/tasks.json", "is in .vscode, which programs take their settings from", ANOTHER_NAME),
+        ("docs/.npmrc", "begins with a dot: programs take their settings from such files", ANOTHER_NAME),
+        ("repo/objects/x", "would become part of the git repository that its folder looks like", ANOTHER_NAME),
+        ("docs/conftest.py", "would be run by Python by its name alone", ANOTHER_NAME),
+        ("Jenkinsfile", "would be run by a continuous integration service", ANOTHER_NAME),
+        ("templates/t.j2", "is among what chora itself loads: configs, templates, plugins", ANOTHER_NAME),
+    ],
+)
+def test_the_error_says_which_rule_a_name_breaks(guarded: Project, path: str, said: str, hint: str):
+    """With the path as it was written, and what to do."""
+    with pytest.raises(PermissionDenied) as caught:
+        folder_of(guarded).check_writable(path)
+    assert (caught.value.message, caught.value.hint) == (f"{path} {said}.", hint)
+    assert caught.value.details == {"path": path}
+
+
+def test_a_settings_file_of_another_folder_is_an_output_like_others(guarded: Project):
+    """Chora reads the one of the project alone."""
+    folder_of(guarded).check_writable("examples/chora.toml")
+
+
 @requirement("outputs.allowed")
 @pytest.mark.parametrize("path", PROGRAMS)
 async def test_a_setting_lists_what_a_project_allows(guarded: Project, path: str):

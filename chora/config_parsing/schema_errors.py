@@ -129,8 +129,7 @@ def _explain(error: JsonSchemaError, definitions: dict[str, Any]) -> Iterator[Is
         message = f"{path} is {to_json(found)}, which chora-compose declared and never read; it must be {expected}."
         yield make_issue("error", "not_one_of", path, found, expected, write, message)
         return
-    code = {"required": "missing", "enum": "not_one_of", "type": "wrong_type"}.get(str(error.validator), "wrong_form")
-    yield make_issue("error", code, path, found, _describe(rule, definitions), write)
+    yield make_issue("error", "wrong_form", path, found, _describe(rule, definitions), write)
 
 
 def _describe(rule: dict[str, Any], definitions: dict[str, Any]) -> str:
