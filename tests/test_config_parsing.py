@@ -384,7 +384,6 @@ def test_the_largest_number_has_as_many_bits_as_a_double_has_a_range() -> None:
     ("changes", "message"),
     [
         ({"id": 5}, "$.id is 5; it must be lower-case letters, digits and hyphens, beginning with a letter."),
-        ({"elements": []}, "$.elements is []; it must be a list of at least one item."),
         ({"elements": "x" * 78}, f'$.elements is "{"x" * 78}"; it must be a list of at least one item.'),
         ({"elements": "x" * 79}, f'$.elements is "{"x" * 78}…; it must be a list of at least one item.'),
     ],
