@@ -181,6 +181,8 @@ def _decode_yaml(text: str, path: str, most_values: int, *, old_yaml: bool, seve
             if not nodes:
                 raise _decoding_error(path, "YAML", "it is empty", "Write a config into the file, or remove it.")
             sizes: dict[int, int] = {}
+            for node in nodes:
+                _write_out_keys(node, loader, set())
             _check_size(sum(_count_values(node, sizes, path) for node in nodes), sizes, path)
             values = [loader.construct_document(node) for node in nodes]
             return values if len(values) > 1 else values[0]
@@ -313,6 +315,28 @@ def _check_events(events: Iterable[Any], path: str, most_values: int) -> None:
 
 
 _ALLOWED_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
+def _write_out_keys(node: Any, loader: Any, seen: set[int]) -> None:
+    """Make the keys of mappings the text that they are in JSON: 1, 1.0 and true are one key to Python."""
+    import yaml
+
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            _write_out_keys(each, loader, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for index, (key, value) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.tag in _WRITTEN_OUT:
+                text = msgspec.json.encode(loader.construct_object(key)).decode()
+                named = yaml.ScalarNode("tag:yaml.org,2002:str", text, key.start_mark, key.end_mark)
+                node.value[index] = named, value
+            _write_out_keys(value, loader, seen)
+
+
+_WRITTEN_OUT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null"))
 
 
 def _count_values(node: Any, sizes: dict[int, int], path: str) -> int:

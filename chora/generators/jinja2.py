@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from chora.generators.generator import ContextOption, GeneratedText, GenerationJob, list_names, read_options
-from chora.render import RenderedText, RenderFailed, RenderJob, TemplateOptions, UndefinedMode
+from chora.render import JobFailure, RenderedText, RenderFailed, RenderJob, TemplateOptions, UndefinedMode
 
 NAME = "jinja2"
 VERSION = "1.0.0"
@@ -102,13 +102,14 @@ async def check(job: GenerationJob) -> None:
 
 
 async def check_includes(job: GenerationJob, texts: dict[str, str]) -> None:
-    """Check that the templates among the ingredients that are included by name can be parsed too.
+    """Check that the templates, and those that are included by name, are there and can be parsed, and that they name no
+    filter or test that there is none of.
 
     While a text is made, the render decides: a broken one may be behind an `if`. Who asks whether a config is valid
     wants to know in any case.
 
     Raises:
-        GenerationFailed: one can't be parsed.
+        GenerationFailed: one isn't there, or can't be parsed.
     """
     options = _options(job)
     waiting = list(texts)[:1]
@@ -119,6 +120,12 @@ async def check_includes(job: GenerationJob, texts: dict[str, str]) -> None:
             scanned = await job.templates.find_references(current, texts[current], options)
         except RenderFailed as failure:
             raise _translated(job, failure, current) from None
+        if scanned.fault is not None:
+            raise _translated(job, RenderFailed(scanned.fault), current)
+        for name, line in scanned.required.items():
+            if name not in texts:
+                message = f"The template {name}, which {current} refers to in line {line}, doesn't exist."
+                raise _translated(job, RenderFailed(JobFailure("template_not_found", message, name)), current)
         fresh = [name for name in scanned.references if name in texts and name not in seen]
         seen.update(fresh)
         waiting += fresh
@@ -194,6 +201,8 @@ def _translated(job: GenerationJob, failure: RenderFailed, name: str) -> Excepti
     failed = failure.reason
     where = failed.template or name
     line = f" at {where}, line {failed.line}" if failed.line else f" in {where}"
+    if failed.kind == "template_not_found":  # the message says who asks for it, and where
+        line = ""
     advice = (
         job.templates.search_hint() if failed.kind == "template_not_found" else _ADVICE.get(failed.kind, _OTHERWISE)
     )

@@ -149,6 +149,10 @@ class TemplateReferences(Struct, frozen=True, tag=True):
     references: list[str]
     dynamic: bool
     variables: list[str]
+    fault: JobFailure | None = None
+    """About a filter or a test that it names and that there is none of; the render fails if it comes there."""
+    required: dict[str, int] = {}
+    """The templates without which it can't be rendered, and the lines that name them."""
 
 
 class SelectedValues(Struct, frozen=True, tag=True):

@@ -10,10 +10,12 @@ import contextlib
 import csv
 import datetime
 import io
+import itertools
 import math
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import msgspec
@@ -173,24 +175,45 @@ def _decode_csv(text: str, delimiter: str) -> list[dict[str, str | None]]:
     """One object per row, by the names in the first row; a cell that a short row lacks is null.
 
     Empty cells at the end of a row belong to no column, as spreadsheets write them, nor do columns without a name
-    at the end, if they are empty.
+    at the end, if they are empty. A row of empty cells is a blank line.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    names = _without_empty_end(next(reader, list[str]()))
+    lines = _read_rows(text, delimiter)
+    names = _without_empty_end(next(lines, (1, list[str]()))[1])
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"two columns are named {twice[0]!r}")
     rows: list[dict[str, str | None]] = []
-    for row in reader:
-        if not row:
+    for number, row in lines:
+        if not any(cell.strip() for cell in row):
             continue
         if len(row) > len(names):
             row = [*row[: len(names)], *_without_empty_end(row[len(names) :])]
         if len(row) > len(names):
-            raise ValueError(f"line {reader.line_num} has {quantity(len(row), 'cell')}, the first line {len(names)}")
+            raise ValueError(f"line {number} has {quantity(len(row), 'cell')}, the first line {len(names)}")
         if (len(rows) + 1) * len(names) > CELLS_LIMIT:
             raise ValueError(f"it has more than {CELLS_LIMIT:,} cells")
         rows.append({name: row[column] if column < len(row) else None for column, name in enumerate(names)})
     return rows
+
+
+_END = "\ue000 end of the file \ue000"
+"""A row behind the last one: where it is part of another, a quotation mark is open (RFC 4180 §2.5)."""
+
+
+def _read_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, each with the number of its last line.
+
+    Raises:
+        ValueError: a quotation mark is never closed: the rest of the file would be one cell.
+    """
+    begin = 1
+    reader = csv.reader(itertools.chain(io.StringIO(text, newline=""), ("\n", _END)), delimiter=delimiter)
+    for row in reader:
+        if row == [_END]:
+            return
+        if row and row[-1].endswith(_END):
+            raise ValueError(f"a quotation mark in line {begin} is never closed")
+        yield reader.line_num, row
+        begin = reader.line_num + 1
 
 
 def _without_empty_end(cells: list[str]) -> list[str]:

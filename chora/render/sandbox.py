@@ -29,9 +29,9 @@ from jinja2 import (
 from jinja2.compiler import CodeGenerator
 from jinja2.environment import Environment
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Macro
+from jinja2.runtime import LoopContext, Macro, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import missing
+from jinja2.utils import Namespace, missing
 from markupsafe import Markup
 
 from chora.nesting import NestedTooDeeply
@@ -49,6 +49,7 @@ from chora.render import (
     TemplateReferences,
     iregexp,
 )
+from chora.wording import find_nearest
 
 UNDEFINED_NAMES_LIMIT: Final = 100
 """The most undefined names that are reported, each truncated to `NAME_LENGTH` characters."""
@@ -170,23 +171,34 @@ _COLLECTIONS: Final[tuple[type[Iterable[Any]], ...]] = (
     ValuesView,
     ItemsView,
 )
+_SERIES: Final = (range, KeysView, ValuesView, ItemsView)
+"""What Python calls by its own name where it prints it, such as `dict_items([…])`; to a template they are lists."""
+_INNER_OBJECTS: Final = (LoopContext, Namespace, TemplateReference)
+"""What jinja2 gives templates to work with (`loop`, `namespace()`, `self`), which has no text of its own."""
 _OBJECT = re.compile(r" at (0x[0-9a-f]{6,16})(?:>|&gt;|&#62;)|<(?:Macro|class) ('[^'<>]{1,100}')>", re.IGNORECASE)
 """How Python writes an object that isn't data, with its address in memory; jinja2 a macro."""
 
 
 def print_value(value: Any) -> Any:
-    """What is printed of a value: a mapping or a list as the JSON that `tojson` writes, everything else as in jinja2.
+    """What is printed of a value: a mapping, or a list or another series, as the JSON that `tojson` writes, everything
+    else as in jinja2.
 
     Raises:
         TemplateRuntimeError, UndefinedError: as `check_printable`.
     """
     value = check_printable(value)
+    if isinstance(value, _SERIES):
+        value = list(cast("Iterable[Any]", value))
     if isinstance(value, dict | list | tuple):
         try:
-            return json.dumps(cast(object, value), ensure_ascii=False, default=str)
+            return json.dumps(cast(object, value), ensure_ascii=False, default=_as_json)
         except TypeError:  # a key that JSON can't hold
             return cast(object, value)
     return value
+
+
+def _as_json(value: Any) -> Any:
+    return list(cast("Iterable[Any]", value)) if isinstance(value, _SERIES) else str(value)
 
 
 def check_printable(value: Any) -> Any:
@@ -217,7 +229,7 @@ def check_printable(value: Any) -> Any:
             members = cast("Iterable[Any]", each)
             waiting += members
             seen.add(id(members))
-        elif callable(each) or _OBJECT.search(repr(each)):
+        elif callable(each) or isinstance(each, _INNER_OBJECTS) or _OBJECT.search(repr(each)):
             raise TemplateRuntimeError(f"{_describe_object(each)}, which isn't data, is printed{_advice(each)}")
     return value
 
@@ -229,6 +241,8 @@ def _describe_object(value: Any) -> str:
             return f"{name}, a method of {type(cast(object, value.__self__)).__name__}"
         case Macro():
             return f"the macro {name}"
+        case LoopContext() | Namespace() | TemplateReference():
+            return {"LoopContext": "loop", "Namespace": "a namespace"}.get(type(cast(object, value)).__name__, "self")
         case Iterator():
             return f"the result of a filter ({name.removeprefix('sync_do_')})"
         case _:
@@ -236,6 +250,8 @@ def _describe_object(value: Any) -> str:
 
 
 def _advice(value: Any) -> str:
+    if isinstance(value, _INNER_OBJECTS):
+        return "; print what is in it"
     if isinstance(value, Iterator):
         return "; write | list or | join(', ') behind it"
     return "; call it with ()" if callable(value) else ""
@@ -397,17 +413,54 @@ def render_template(job: RenderJob, compiled: CompiledTemplates, output: int) ->
 def scan_template(job: ScanJob) -> TemplateReferences | JobFailure:
     """Find the references and variables of a template in its syntax tree."""
     try:
-        tree = Sandbox(job.options, StrictUndefined).parse(job.source, job.name)
+        sandbox = Sandbox(job.options, StrictUndefined)
+        tree = sandbox.parse(job.source, job.name)
         references = dict.fromkeys(meta.find_referenced_templates(tree))
         return TemplateReferences(
             references=[reference for reference in references if reference is not None],
             dynamic=None in references,
             variables=sorted(meta.find_undeclared_variables(tree)),
+            fault=_find_unknown(sandbox, tree, job.name),
+            required=_list_required(tree),
         )
     except MemoryError:
         raise
     except Exception as error:  # see render
         return describe_error(error, job.name)
+
+
+def _find_unknown(sandbox: Sandbox, tree: nodes.Template, name: str) -> JobFailure | None:
+    """A filter or a test that there is none of; behind an `if`, jinja2 notices that only while it renders."""
+    for node in tree.find_all((nodes.Filter, nodes.Test)):
+        kind, known = ("filter", sandbox.filters) if isinstance(node, nodes.Filter) else ("test", sandbox.tests)
+        if node.name not in known:
+            near = find_nearest(node.name, known, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            message = f"No {kind} named {node.name!r}{meant}"
+            return JobFailure("syntax", message[:MESSAGE_LENGTH], name[:NAME_LENGTH], node.lineno)
+    return None
+
+
+def _list_required(tree: nodes.Template) -> dict[str, int]:
+    """The templates that a render needs in any case, and the lines that name them: neither behind an `if`, in a loop or
+    in a block, which another template may replace, nor marked `ignore missing`."""
+    extends = any(isinstance(node, nodes.Extends) for node in tree.body)
+    needed: dict[str, int] = {}
+    for node in tree.body:
+        match node:
+            case nodes.Include(ignore_missing=True):
+                pass
+            case nodes.Include(template=nodes.Const(value=str(name))) if not extends:
+                needed.setdefault(name, node.lineno)
+            case (
+                nodes.Extends(template=nodes.Const(value=str(name)))
+                | nodes.Import(template=nodes.Const(value=str(name)))
+                | nodes.FromImport(template=nodes.Const(value=str(name)))
+            ):
+                needed.setdefault(name, node.lineno)
+            case _:
+                pass
+    return needed
 
 
 def select_values(job: SelectJob) -> SelectedValues | JobFailure:

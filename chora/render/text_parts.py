@@ -153,6 +153,7 @@ def _list_headings(text: str) -> list[_Heading]:
     paragraph: list[str] = []
     """The lines of the paragraph so far, which an underline makes a heading; empty where it can't."""
     in_paragraph = False
+    in_comment = False
     skipped = text.count("\n", 0, _front_matter_end(text))
     for number, line in enumerate(list_lines(text)):
         if number < skipped:
@@ -162,6 +163,10 @@ def _list_headings(text: str) -> list[_Heading]:
         if fence:
             if mark.startswith(fence) and bare == mark:
                 fence = ""
+            continue
+        if in_comment or (bare.startswith("<!--") and _indent(line) <= 3):  # a block of its own, CommonMark 4.6
+            in_comment = "-->" not in bare
+            paragraph, in_paragraph = [], False
             continue
         heading = None if mark else _parse_heading(line)
         if paragraph and bare and _indent(line) <= 3 and (set(bare) == {"="} or set(bare) == {"-"}):
@@ -218,10 +223,20 @@ def _trimmed(lines: list[str], *, blank_before: bool = True) -> str:
 def _name_near(wanted: _Heading, outline: list[_Heading]) -> str:
     """The headings that may be meant, for an error."""
     same = [each for each in outline if each.key[1] == wanted.key[1]]
+    bare = _without_marks(wanted.title)
+    holding = [each for each in outline[:5000] if bare and bare in _without_marks(each.title)]
     titles = {each.title: each for each in outline[:5000] if len(each.title) <= 200}
     alike = [titles[title] for title in find_nearest(wanted.title, titles, 3)]
-    near = list(dict.fromkeys(f"'{shorten_selector(str(each))}'" for each in (*same[:3], *alike)))[:3]
+    near = list(dict.fromkeys(f"'{shorten_selector(str(each))}'" for each in (*same[:3], *holding[:3], *alike)))[:3]
     return f"; near it are {', '.join(near)}" if near else ""
+
+
+def _without_marks(title: str) -> str:
+    """A title without what Markdown makes links, code and emphasis of."""
+    return " ".join(_MARKS.sub("", title[:200]).split()).casefold()
+
+
+_MARKS = re.compile(r"\]\([^()\s]*\)|[\[\]`*]")
 
 
 def _front_matter_end(text: str) -> int:
@@ -249,9 +264,19 @@ def split_front_matter(text: str) -> FrontMatter | None:
         end = text.find("\n", at + 1)
         end = len(text) if end < 0 else end + 1
         if not text[at + 4 : end].strip():
-            return FrontMatter("yaml" if mark == "---" else "toml", text[first : at + 1], end)
+            data = text[first : at + 1]
+            if mark == "---" and not _may_be_data(data):
+                return None
+            return FrontMatter("yaml" if mark == "---" else "toml", data, end)
         at += 1
     return None
+
+
+def _may_be_data(text: str) -> bool:
+    """Whether what stands between lines of hyphens may be a mapping or a list, and isn't prose between two rules."""
+    lines = (line.strip() for line in io.StringIO(text))
+    first = next((line for line in lines if line and line[0] != "#"), "")
+    return not first or ":" in first or first[0] in "-[{?!&"
 
 
 def _fence(line: str) -> str:

@@ -134,7 +134,7 @@ async def test_renders_and_scans(fork: bool):
         job = RenderJob(None, "page", {"page": "{% extends 'base' %}", "base": "[{% include 'part' %}]", "part": "x"})
         assert await workers.render_template(job) == RenderedText("[x]", [])
         assert await workers.scan_template(ScanJob("{% include 'a' %}{{ b }}")) == TemplateReferences(
-            ["a"], False, ["b"]
+            ["a"], False, ["b"], required={"a": 1}
         )
         assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=3, killed=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 
@@ -131,6 +132,11 @@ def test_a_heading_must_match_in_level_and_whole_title(selector: str):
         "```inline``` code\n# A\nyes\n",
         "    ```\n# A\nyes\n",
         "#A\n####### A\n    # A\n# A\nyes\n",
+        "<!--\n# A\n\n# A\n-->\n# A\nyes\n",
+        "Text\n<!-- # A\n# A\n--> # A\n# A\nyes\n",
+        "<!-- a line -->\n# A\nyes\n",
+        "```\n<!--\n```\n# A\nyes\n",
+        "    <!--\n\n# A\nyes\n",
         "Text\n   # A   \nyes\n",
     ],
 )
@@ -230,6 +236,24 @@ def test_a_missing_heading_names_what_is_near(selector: str, near: str):
     assert near in str(missing.value)
 
 
+@requirement("sources.selectors.heading")
+@pytest.mark.parametrize(
+    ("selector", "heading"),
+    [
+        ("## 1.2.0", "## [1.2.0](https://a.example/1) - 2026-01-02"),
+        ("## [1.2.0]", "## [1.2.0](https://a.example/1) - 2026-01-02"),
+        ("# 1.1.0", "## v1.1.0 (2025-12-24)"),
+        ("## the run method", "## The `run` method, *quickly*"),
+    ],
+)
+def test_a_heading_that_holds_what_is_asked_for_is_named(selector: str, heading: str):
+    """Without the marks of links, code and emphasis; first of all."""
+    titles = ["# Changelog", "## [1.2.0](https://a.example/1) - 2026-01-02", "## v1.1.0 (2025-12-24)"]
+    text = "\n\n".join([*titles, "## The `run` method, *quickly*", "## 1.0", "## 2.2"])
+    with pytest.raises(PartNotFound, match=re.escape(f"; near it are '{heading}'")):
+        select_part(text, selector)
+
+
 @requirement("sources.selectors.ambiguous")
 @pytest.mark.parametrize(
     ("selector", "count"), [("### Added", 3), ("## 1.0 > ### Added", 2), ("## 1.1 > ### Added", 0), ("## 1.1", 0)]
@@ -271,6 +295,9 @@ def test_a_part_gains_no_newline(text: str, selector: str, taken: str):
         ("---\n---\nx", "", "x"),
         ("---\na: 1\n", None, "---\na: 1\n"),
         ("# T\n---\na: 1\n---\n", None, "# T\n---\na: 1\n---\n"),
+        ("---\n\nA rule above.\n\n---\nx", None, "---\n\nA rule above.\n\n---\nx"),
+        ("---\n# only a comment\n---\nx", "# only a comment\n", "x"),
+        ("---\n- a\n---\nx", "- a\n", "x"),
         ("----\na: 1\n----\n", None, "----\na: 1\n----\n"),
         ("", None, ""),
     ],

@@ -170,11 +170,13 @@ DATA: dict[str, Any] = {
         # what is plain data, or was in the data already, is printed
         (
             "{{ empty.keys() }} {{ range(3) }} {{ (1, 'a') }} {{ none }} {{ true }}",
-            'dict_keys([]) range(0, 3) [1, "a"] None True',
+            '[] [0, 1, 2] [1, "a"] None True',
         ),
         # a mapping or a list is printed as JSON, not as Python writes it
         ("{{ rows }}", '[{"items": 1, "n": 2}, {"items": 3, "n": 1}]'),
         ("{{ {'a': [none, true, 1.5, 'ü']} }}", '{"a": [null, true, 1.5, "ü"]}'),
+        ("{{ {'a': 1}.items() }} {{ {'a': 1}.values() }}", '[["a", 1]] [1]'),
+        ("{{ [range(2), {'a': 1}.items()] }} {{ {'k': {'a': 1}.keys()} }}", '[[0, 1], [["a", 1]]] {"k": ["a"]}'),
         ("{{ rows | tojson == rows | string }}{{ {(1, 2): 3} }}", "False{(1, 2): 3}"),
         ("{% autoescape true %}{{ ['<'] }}{% endautoescape %}", "[&#34;&lt;&#34;]"),
         ("{{ log }}", "<function f at 0x7f00deadbeef> and <Macro 'log'>"),
@@ -207,6 +209,10 @@ def test_templates_see_plain_data(template: str, text: str):
         ("{{ joiner() }}", "Joiner, a function"),
         ("{% macro m() %}{% endmacro %}{{ m }}", "the macro m"),
         ("{% for i in [1] %}{{ loop.cycle }}{% endfor %}", "cycle, a method of LoopContext"),
+        ("{% for i in [1] %}{{ loop }}{% endfor %}", "loop, which isn't data, is printed; print what is in it"),
+        ("{{ namespace(a=1) }}", "a namespace, which isn't data"),
+        ("{{ [namespace(a=1)] }}", "a namespace, which isn't data"),
+        ("{% block a %}{{ self }}{% endblock %}", "self, which isn't data"),
         # by way of a filter or an operator it is text already
         ("{{ 'a' ~ name.upper }}", "another object of Python"),
         ("{{ name.upper | string }}", "another object of Python"),
@@ -521,8 +527,44 @@ def test_scan_finds_references_and_variables():
         "{% from 'forms' import field %}{% set mine = 1 %}{{ mine }}{{ title }}{{ range(author.age) }}"
     )
     assert sandbox.scan_template(ScanJob(source)) == TemplateReferences(
-        ["base", "part", "lib", "forms"], False, ["author", "title"]
+        ["base", "part", "lib", "forms"],
+        False,
+        ["author", "title"],
+        required={"base": 1, "lib": 1, "forms": 1},
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "required"),
+    [
+        ("\n{% include 'a' %}{% include 'a' %}", {"a": 2}),
+        ("{% extends 'a' %}{% include 'b' %}{% block c %}{% include 'd' %}{% endblock %}", {"a": 1}),
+        ("{% include 'a' ignore missing %}{% include ['a', 'b'] %}{% include which %}", {}),
+        ("{% if x %}{% include 'a' %}{% endif %}{% for i in x %}{% include 'a' %}{% endfor %}", {}),
+        ("{% macro m() %}{% include 'a' %}{% endmacro %}{% import 'b' as c %}", {"b": 1}),
+    ],
+)
+def test_scan_finds_the_templates_that_are_needed_in_any_case(source: str, required: dict[str, int]):
+    """Not those that a render may come by without."""
+    found = sandbox.scan_template(ScanJob(source))
+    assert isinstance(found, TemplateReferences)
+    assert found.required == required
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{% if a %}\n{{ a | uper }}{% endif %}", "No filter named 'uper'; did you mean 'upper'?"),
+        ("\n{% if a is defind %}{% endif %}", "No test named 'defind'; did you mean 'defined'?"),
+        ("\n{{ 1 if a is qqq else 2 }}", "No test named 'qqq'"),
+    ],
+)
+def test_scan_finds_filters_and_tests_that_there_are_none_of(source: str, message: str):
+    """Also behind a condition, where jinja2 only notices while it renders."""
+    found = sandbox.scan_template(ScanJob(source))
+    assert isinstance(found, TemplateReferences)
+    assert found.fault is not None
+    assert (found.fault.message, found.fault.line) == (message, 2)
 
 
 def test_scan_reports_that_a_reference_is_dynamic():

@@ -16,7 +16,7 @@ from chora.generators.plugins import source_digest
 from chora.generators.registry import Generator
 from chora.hashing import digest_of, sha256
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """Raise it with every change of gathering, composing, encoding or of the results kept in traces: what older versions
 of chora built is then built once more."""
 

@@ -1153,6 +1153,10 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
         content("a", pattern={"type": "jinja2", "template": "{% include 'broken.j2' %}"}),
         "invalid_template",
     ),
+    ("a missing include", content("a", pattern={"type": "jinja2", "template": "{% include 'no.j2' %}"}), ""),
+    ("a missing base", content("a", pattern={"type": "jinja2", "template": "{% extends 'no.j2' %}"}), ""),
+    ("an unknown filter", content("a", pattern={"type": "jinja2", "template": "{% if 0 %}{{ 1 | x }}{% endif %}"}), ""),
+    ("an unknown test", content("a", pattern={"type": "jinja2", "template": "{% if 0 is x %}{% endif %}"}), ""),
     (
         "a broken base",
         content("a", pattern={"type": "jinja2", "template": "{% extends 'broken.j2' %}\n"}),
