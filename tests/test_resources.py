@@ -57,7 +57,7 @@ def read(resources: ProjectResources, uri: str) -> Any:
     return json.loads(contents.text)
 
 
-def stored(body: str, content_id: str = "note") -> Version:
+def stored(body: str, content_id: str = "note", version_id: str = "") -> Version:
     return Version(
         content_id=content_id,
         body=body,
@@ -66,6 +66,7 @@ def stored(body: str, content_id: str = "note") -> Version:
         generator="demonstration",
         generator_version="1.0.0",
         generated_at="2026-11-22T10:15:30.123Z",
+        version_id=version_id,
     )
 
 
@@ -547,6 +548,25 @@ async def test_pages_hold_every_resource_once_while_others_are_added_or_removed(
     assert seen == sorted(seen)
 
 
+async def test_texts_are_listed_page_by_page_too(resources: ProjectResources, engine: Engine):
+    """Each once, and a page begins after the last one of the page before."""
+    await engine.store.add_records(
+        stored("x", f"text-{number:03}", f"20260101T000000000Z-{number:04x}") for number in range(230)
+    )
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = resources.list_resources(cursor)
+        assert len(page.resources) == PAGE_SIZE or page.cursor is None
+        seen += [each.uri for each in page.resources]
+        if (cursor := page.cursor) is None:
+            break
+    assert [uri for uri in seen if uri.startswith("content://")] == [
+        f"content://text-{number:03}" for number in range(230)
+    ]
+    assert seen == sorted(seen)
+
+
 @pytest.mark.parametrize("cursor", ["x", "ü", "abc", "ff"])
 async def test_an_invalid_cursor_is_refused(resources: ProjectResources, cursor: str):
     """The hint says to start from the first page."""
@@ -571,6 +591,10 @@ async def test_every_parameter_completes_to_existing_values(
     versions = "content://{content_id}/{version_id}"
     assert resources.complete(versions, "version_id", {"content_id": "note"}) == [version.version_id]
     assert resources.complete(versions, "version_id", {}) == []
+    deleted = await engine.store.add_version(stored("two"))
+    newer = await engine.store.add_version(stored("three"))
+    await engine.store.delete_versions([deleted.version_id], keep_metadata=True)
+    assert resources.complete(versions, "version_id", {"content_id": "note"}) == [version.version_id, newer.version_id]
     generators = resources.complete("generator://{generator_type}", "generator_type", {})
     assert generators == sorted(generators)
     assert {"bdd_scenario", "code_generation", "demonstration", "jinja2", "template_fill"} <= set(generators)

@@ -340,6 +340,8 @@ async def test_the_size_is_limited(tmp_path: Path):
     big = {"x": "x" * 3_000_000}
     with pytest.raises(LimitExceeded):
         await write(tmp_path, feature(scenarios=[scenario(*["Given {{ x }}"] * 4)]), big)
+    with pytest.raises(LimitExceeded):  # values that aren't written, because a table is refused for them, count too
+        await write(tmp_path, feature(scenarios=[scenario({"text": "Given x", "table": [["{{ x }}"] * 4]})]), big)
     with pytest.raises(LimitExceeded):
         await write(tmp_path, feature(scenarios=[scenario({"text": "Given x", "docstring": "a\n" * 1_400_000})]))
     tall = [["{{ x }}"], *[["y"]] * 1000]

@@ -48,6 +48,7 @@ Feature: tides
     "another language": "# language: de\nFunktionalität: x\n Szenario: y\n  Angenommen z\n   | a |\n   | b |\n",
     "line ends of Windows": "Feature: x\r\n\r\n  Scenario: y\r\n    Given z\r\n",
     "a byte-order mark": "\ufeffFeature: x\n",
+    "a comment behind tags": "@a @b # see @c and d\nFeature: x\n",
     "a table and a doc string": "Feature: x\n Scenario: y\n  Given z\n  | a |\n  ```\n  b\n  ```\n",
 }
 
@@ -74,6 +75,8 @@ WRONG = {
     "tags before a step": ("Feature: x\n Scenario: y\n  Given a\n @b\n  Then c\n", 5, "tags are followed by"),
     "tags before a background": ("Feature: x\n @a\n Background:\n  Given b\n", 3, "no tags"),
     "a tag with a blank": ("@a b\nFeature: x\n", 1, "a blank in it"),
+    "a tag with a blank before a comment": ("@a b # c\nFeature: x\n", 1, "a blank in it"),
+    "an empty tag between others": ("@a @ @b\nFeature: x\n", 1, "a tag is empty"),
     "an unknown language": ("# language: klingon\nFeature: x\n", 1, "no language 'klingon'"),
     "no feature in another language": ("# language: de\nhallo\n", 1, "keyword and a colon"),
 }

@@ -179,6 +179,20 @@ async def test_a_content_without_a_config_has_what_is_stored(project: Project, e
 
 
 @requirement("sources.fresh")
+async def test_a_content_whose_config_is_broken_gives_no_old_text(project: Project, engine: Engine):
+    """What is stored may be what nobody wants any more; by the old rules it is taken."""
+    project.write("word.txt", "one")
+    project.save(inner(), outer(reads("inner")))
+    await make(engine, "inner")
+    project.write("configs/content/inner.json", "{")
+    with pytest.raises(GenerationFailed, match=r"configs/content/inner\.json is not JSON"):
+        await make(engine, "outer")
+    project.write("chora.toml", '[configs]\nrules = "chora-compose"\n')
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as old:
+        assert await body(old) == "<one>"
+
+
+@requirement("sources.fresh")
 @pytest.mark.parametrize("locator", ["inner:all", "inner:version:1.0.0", "inner:timestamp:20", "inner:approved_only"])
 async def test_history_stays_what_is_stored(project: Project, engine: Engine, locator: str):
     """The other strategies generate nothing."""

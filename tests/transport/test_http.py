@@ -347,6 +347,12 @@ async def test_batches_work_in_2025_03_26(http_client: OpenHttpClient):
         assert [each["id"] for each in answers.json()] == [1, 2]
         note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
         assert (await client.post([note])).status_code == 202
+        failing = await client.post([message("nope", None, 3)])
+        assert (failing.status_code, failing.json()[0]["error"]["code"]) == (200, wire.METHOD_NOT_FOUND)
+        alone = await client.post(message("nope", None, 4))
+        assert (alone.status_code, alone.json()["error"]["code"]) == (200, wire.METHOD_NOT_FOUND)
+        refused = await client.post([])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, wire.INVALID_REQUEST)
 
 
 async def test_a_cancelled_call_ends_without_an_answer(http_client: OpenHttpClient, hello: Project):
