@@ -28,8 +28,9 @@ from chora.protocol.server import McpServer
 from chora.provider import project_server
 from chora.render import RenderFailed
 from chora.render.pool import RenderPool
-from chora.secrets import Secret, find_token
-from chora.settings import LoadedSettings
+from chora.secret_report import describe_secret, examine_secret
+from chora.secrets import KNOWN_SECRETS, Secret, find_token
+from chora.settings import LoadedSettings, Settings
 from chora.shutdown import end_with_parent, stop_on_signals
 from chora.store import backup
 from chora.supervision import Service
@@ -184,6 +185,7 @@ async def run_server(
             await services.start(keep_running, "uptime probe", calling)
             await services.start(keep_running, "latency benchmarker", timing)
             services.start_soon(_warm_up, engine.templates.pool)
+            services.start_soon(_log_secrets, loaded.settings)
             if backups.every:
                 folder = locate(project, backups.folder)
                 backing_up = partial(backup.serve, engine.store, folder, every=backups.every * 3600, keep=backups.keep)
@@ -214,6 +216,13 @@ async def _warm_up(pool: RenderPool) -> None:
     """Start a template worker before the first render needs it; if that fails, the first render reports why."""
     with contextlib.suppress(ChoraError, RenderFailed):
         await pool.warm_up()
+
+
+async def _log_secrets(settings: Settings) -> None:
+    """Say of each secret where it was found, and what that switches on; a keyring may take seconds to say nothing."""
+    for known in KNOWN_SECRETS:
+        report = await trio.to_thread.run_sync(partial(examine_secret, known, settings), abandon_on_cancel=True)
+        log.info("%s", describe_secret(known, report))
 
 
 def _notify_systemd(state: str) -> None:

@@ -19,13 +19,12 @@ from chora.fetch import ConnectFailed, parse_address
 from chora.fetch.proxies import find_proxy
 from chora.hashing import sha256
 from chora.nesting import decode_json
-from chora.secrets import FoundSecret, Secret, find_secret
+from chora.secrets import API_KEY, FoundSecret, Secret, find_secret
 
 if TYPE_CHECKING:
     import anthropic
     import httpx2
 
-API_KEY_SECRET = "ANTHROPIC_API_KEY"  # noqa: S105  (the name of the secret, not the secret)
 DEFAULT_BASE_URL = "https://api.anthropic.com"
 RETRIED_STATUSES = frozenset({500, 502, 503, 529})
 """HTTP statuses after which a retry may succeed, besides 429, which says when."""
@@ -407,7 +406,7 @@ def _missing_package() -> _Failure:
 
 def _find_key(reference: str) -> FoundSecret | _Failure:
     try:
-        found = find_secret(API_KEY_SECRET, reference=reference)
+        found = find_secret(API_KEY.name, reference=reference)
     except UsageError as error:
         return _Failure("MissingApiKey", error.message.rstrip("."), _search_order())
     if found is None:
@@ -420,8 +419,8 @@ def _find_key(reference: str) -> FoundSecret | _Failure:
 
 def _search_order() -> str:
     return (
-        f"chora looks for it in the file that {API_KEY_SECRET}_FILE names, in /run/secrets and $CREDENTIALS_DIRECTORY "
-        f"({API_KEY_SECRET.lower()}), in the OS keyring (chora, {API_KEY_SECRET.lower()}) and in {API_KEY_SECRET}."
+        f"chora looks for it in the file that {API_KEY.name}_FILE names, in /run/secrets and $CREDENTIALS_DIRECTORY "
+        f"({API_KEY.name.lower()}), in the OS keyring (chora, {API_KEY.name.lower()}) and in {API_KEY.name}."
     )
 
 

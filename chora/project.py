@@ -9,10 +9,8 @@ from pathlib import Path
 import msgspec
 
 from chora.errors import ProjectNotFound, hide_folder
+from chora.secrets import KNOWN_SECRETS
 from chora.settings import Settings
-
-SECRET_NAMES = ("CHORA_TOKEN", "ANTHROPIC_API_KEY")
-"""Secrets whose file `NAME_FILE` in the environment may name."""
 
 
 def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None = None) -> Path:
@@ -80,7 +78,7 @@ def secret_files(project: Path, settings: Settings, env: Mapping[str, str] | Non
     """The files that hold secrets by the settings and the environment: `file:` references, TLS keys, `NAME_FILE`."""
     env = os.environ if env is None else env
     values = msgspec.to_builtins(settings)
-    named = [settings.http.key, *(env.get(f"{name}_FILE", "") for name in SECRET_NAMES)]
+    named = [settings.http.key, *(env.get(f"{known.name}_FILE", "") for known in KNOWN_SECRETS)]
     named += [
         value.removeprefix("file:")
         for section in values.values()

@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import sys
-import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from chora import os_keyring
 from chora.errors import UsageError, why_unreadable
 from chora.regular_files import read_regular_file
 
@@ -74,6 +74,83 @@ class FoundSecret(NamedTuple):
     origin: str
 
 
+class KnownSecret(NamedTuple):
+    """A secret that chora looks for by itself."""
+
+    name: str
+    """In capitals."""
+    setting: str
+    """The setting that may say where it is, as `section.key`."""
+    purpose: str
+    """What it is for; as long as it isn't found, that is off."""
+    fail_closed: bool
+    """Whether a keyring that can't be read is an error: what the secret guards would be open otherwise."""
+    package: str = ""
+    """The package that its use needs besides."""
+
+
+TOKEN = KnownSecret("CHORA_TOKEN", "http.token", "access over HTTP with this token", fail_closed=True)
+API_KEY = KnownSecret(
+    "ANTHROPIC_API_KEY",
+    "llm.api_key",
+    "texts by a language model (code_generation)",
+    fail_closed=False,
+    package="anthropic",
+)
+KNOWN_SECRETS = (TOKEN, API_KEY)
+"""Every secret that chora looks for by itself: `chora secrets` and the start of `chora serve` tell of each."""
+
+
+class Place(NamedTuple):
+    """A place where a secret may be."""
+
+    origin: str
+    """What the place is called once the secret was found in it."""
+    read: Callable[[], str]
+    """Returns the secret, empty if it isn't there; raises UsageError if that can't be told."""
+    path: Path | None = None
+    """The file, if it is one."""
+    is_managed: bool = False
+    """Whether the system made the file, with the owner and permissions that it thinks right."""
+
+
+def list_places(
+    name: str,
+    env: Mapping[str, str] | None = None,
+    *,
+    reference: str = "",
+    run_secrets: Path = Path("/run/secrets"),
+    keyring: bool = True,
+    fail_closed: bool = False,
+    warn: bool = True,
+) -> Iterator[Place]:
+    """The places where a secret is looked up, in this order:
+
+    `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
+
+    A reference from the settings (`keyring:x`, `file:/…`, `env:X`) replaces all of them.
+
+    Args:
+        name, env, reference, run_secrets, keyring, fail_closed: as for `find_secret`.
+        warn: whether reading a file that others may read is logged.
+    """
+    env = os.environ if env is None else env
+    if reference:
+        yield _referenced_place(reference, env, warn=warn)
+        return
+    if path := env.get(f"{name}_FILE"):
+        subject = f"{name}_FILE names {path}, which"
+        yield Place(f"file {path}", partial(_read_secret_file, path, subject, warn=warn), Path(path))
+    folders = [run_secrets]
+    if credentials := env.get("CREDENTIALS_DIRECTORY"):
+        folders.append(Path(credentials))
+    for file in (folder / name.lower() for folder in folders):
+        yield Place(f"file {file}", partial(_read_managed_file, file), file, is_managed=True)
+    if keyring:
+        yield Place("keyring", partial(_read_keyring, name.lower(), fail_closed=fail_closed))
+    yield Place(f"environment {name}", lambda: env.get(name, "").strip())
+
+
 def find_secret(
     name: str,
     env: Mapping[str, str] | None = None,
@@ -83,11 +160,7 @@ def find_secret(
     keyring: bool = True,
     fail_closed: bool = False,
 ) -> FoundSecret | None:
-    """Look up a secret; the first hit wins.
-
-    `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
-
-    A reference from the settings (`keyring:x`, `file:/…`, `env:X`) replaces the search.
+    """Look up a secret in its places (`list_places`); the first hit wins.
 
     Surrounding white space is stripped. An empty value isn't a secret: as a token it would admit every client. A file
     that is in one of these places and can't be read is an error, and never passed over.
@@ -104,24 +177,12 @@ def find_secret(
         UsageError: a file can't be read or is empty; the reference names something that doesn't exist or is empty;
             with `fail_closed`, the keyring can't be read.
     """
-    env = os.environ if env is None else env
-    if reference:
-        return _resolve_reference(reference, env)
-    if path := env.get(f"{name}_FILE"):
-        value = _read_secret_file(path, f"{name}_FILE names {path}, which")
-        return FoundSecret(Secret(value), f"file {path}")
-    folders = [run_secrets]
-    if credentials := env.get("CREDENTIALS_DIRECTORY"):
-        folders.append(Path(credentials))
-    for file in (folder / name.lower() for folder in folders):
-        if _may_exist(file):
-            # The container runtime or systemd made it, with the permissions that it thinks right.
-            value = _read_secret_file(file, f"The secret in {file}", managed=True)
-            return FoundSecret(Secret(value), f"file {file}")
-    if keyring and (value := _read_keyring(name.lower(), fail_closed=fail_closed).strip()):
-        return FoundSecret(Secret(value), "keyring")
-    if value := env.get(name, "").strip():
-        return FoundSecret(Secret(value), f"environment {name}")
+    places = list_places(
+        name, env, reference=reference, run_secrets=run_secrets, keyring=keyring, fail_closed=fail_closed
+    )
+    for place in places:
+        if value := place.read():
+            return FoundSecret(Secret(value), place.origin)
     return None
 
 
@@ -133,42 +194,59 @@ def find_token(
     Raises:
         UsageError: as `find_secret`; or it holds characters that no HTTP header may have.
     """
-    found = find_secret("CHORA_TOKEN", env, reference=reference, keyring=keyring, fail_closed=fail_closed)
-    if found is not None and not re.fullmatch(r"[ -~]+", found.secret.reveal()):
-        raise UsageError(
-            f"The access token ({found.origin}) holds characters that no HTTP header may have.",
-            "Use letters, digits and punctuation of ASCII.",
-        )
+    found = find_secret(TOKEN.name, env, reference=reference, keyring=keyring, fail_closed=fail_closed)
+    if found is not None:
+        check_token(found.secret.reveal(), f"The access token ({found.origin})")
     return found
 
 
-def _resolve_reference(reference: str, env: Mapping[str, str]) -> FoundSecret:
-    """Resolve a reference to a secret."""
+def _referenced_place(reference: str, env: Mapping[str, str], *, warn: bool) -> Place:
+    """The place that a reference names; reading it fails if there is no secret."""
     kind, _, name = reference.partition(":")
-    match kind:
-        case "file":
-            return FoundSecret(Secret(_read_secret_file(name, f"The secret {reference}")), reference)
-        case "keyring":
-            value = _read_keyring(name, fail_closed=True)
-        case _:
-            value = env.get(name, "")
-    if not value.strip():
+    if kind == "file":
+        read = partial(_read_secret_file, name, f"The secret {reference}", warn=warn)
+        return Place(reference, read, Path(name))
+
+    def read_other() -> str:
+        value = _read_keyring(name, fail_closed=True) if kind == "keyring" else env.get(name, "").strip()
+        if not value:
+            raise UsageError(
+                f"The secret {reference} is empty, or doesn't exist.",
+                "Store it there, or leave the setting out to search for it.",
+                reference=reference,
+            )
+        return value
+
+    return Place(reference, read_other)
+
+
+def check_token(token: str, subject: str) -> None:
+    """Refuse what can't be an access token; raises UsageError."""
+    if not re.fullmatch(r"[ -~]+", token):
         raise UsageError(
-            f"The secret {reference} is empty, or doesn't exist.",
-            "Store it there, or leave the setting out to search for it.",
-            reference=reference,
+            f"{subject} holds characters that no HTTP header may have.",
+            "Use letters, digits and punctuation of ASCII.",
         )
-    return FoundSecret(Secret(value.strip()), reference)
 
 
-def _check_owner(path: str | Path, status: os.stat_result) -> None:
+def is_open_to_others(status: os.stat_result) -> bool:
+    """Whether other users may read a file (CWE-732)."""
+    return sys.platform != "win32" and bool(status.st_mode & 0o077)
+
+
+def _check_owner(path: str | Path, warn: bool, status: os.stat_result) -> None:
     """Refuse a file of another user, and warn about one that others may read (CWE-732)."""
     if sys.platform == "win32":
         return
     if status.st_uid not in (0, os.geteuid()):
         raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
-    if status.st_mode & 0o077:
+    if warn and is_open_to_others(status):
         log.warning("other users may read the secret in %s: run chmod 600 on it", path)
+
+
+def _read_managed_file(path: Path) -> str:
+    """The secret in a file that the system made, empty if there is no such file; raises UsageError."""
+    return _read_secret_file(path, f"The secret in {path}", managed=True) if _may_exist(path) else ""
 
 
 def _may_exist(path: Path) -> bool:
@@ -182,19 +260,20 @@ def _may_exist(path: Path) -> bool:
     return True
 
 
-def _read_secret_file(path: str | Path, subject: str, *, managed: bool = False) -> str:
+def _read_secret_file(path: str | Path, subject: str, *, managed: bool = False, warn: bool = True) -> str:
     """The secret in a file.
 
     Args:
         path: the file.
         subject: what it is, to begin the message of an error with.
         managed: the system made the file, with the owner and permissions that it thinks right.
+        warn: whether to log that others may read it.
 
     Raises:
         UsageError: it can't be read, or is empty.
     """
     try:
-        data = read_regular_file(path, SECRET_LIMIT, None if managed else partial(_check_owner, path))
+        data = read_regular_file(path, SECRET_LIMIT, None if managed else partial(_check_owner, path, warn))
         value = data.decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{subject} can't be read: {why_unreadable(error)}.", file=str(path)) from None
@@ -203,37 +282,19 @@ def _read_secret_file(path: str | Path, subject: str, *, managed: bool = False) 
     return value
 
 
-def _read_keyring(name: str, timeout: float = 2.0, *, fail_closed: bool = False) -> str:
+def _read_keyring(name: str, timeout: float = os_keyring.TIMEOUT, *, fail_closed: bool = False) -> str:
     """A secret of the OS keyring; empty if it has none, or if there is no keyring.
-
-    It is queried in a daemon thread: a locked one prompts the user and may never return.
 
     Raises:
         UsageError: with `fail_closed`, the keyring can't be read, so that it isn't known whether it has the secret.
     """
-    answer: list[str] = []
-    failures: list[str] = []
-
-    def query_keyring() -> None:
-        try:
-            import keyring
-            from keyring.errors import NoKeyringError
-
-            try:
-                answer.append(keyring.get_password("chora", name) or "")
-            except NoKeyringError:
-                answer.append("")
-        except Exception as error:  # each backend has its own exceptions
-            failures.append(f"it fails with {type(error).__name__}: {error}")
-
-    thread = threading.Thread(target=query_keyring, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if answer or not fail_closed:
-        return answer[0] if answer else ""
-    reason = failures[0] if failures else f"it doesn't answer within {timeout:g} s, and may be locked"
-    raise UsageError(
-        f"The OS keyring can't be read for the secret {name}: {reason}.",
-        "Unlock it; or, if the secret isn't there, set PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring.",
-        secret=name,
-    )
+    try:
+        return os_keyring.read_entry(name, timeout).strip()
+    except os_keyring.KeyringFailed as error:
+        if error.is_absent or not fail_closed:
+            return ""
+        raise UsageError(
+            f"The OS keyring can't be read for the secret {name}: {error.reason}.",
+            "Unlock it; or, if the secret isn't there, set PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring.",
+            secret=name,
+        ) from None

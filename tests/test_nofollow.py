@@ -501,6 +501,7 @@ def test_every_file_of_a_project_is_opened_by_one_module(audited: Audited, backe
         "schema": [(["content"], (0,))],
         "manual": [(["sources"], (0,))],
         "token": [(["new", "me"], (0,)), (["list"], (0,)), (["revoke", "me"], (0,))],
+        "secrets": [(["list"], (0,)), (["check"], (0,))],
         "config": [([], (0,))],
         "migrate": [(["--to", "filesystem" if backend == "sqlite" else "sqlite"], (0,))],
         "import": [([str(audited.elsewhere / "old")], (0,))],

@@ -15,10 +15,11 @@ import trustme
 from chora import settings
 from chora.access import Authenticator, Principal, Tokens
 from chora.errors import UsageError
+from chora.project import tokens_folder
 from chora.secrets import Secret
 from tests.conftest import Project, content, requirement
 from tests.patience import PATIENCE
-from tests.test_app import PATIENT, SLOW, calling, read_until, serving
+from tests.test_app import HELLO, PATIENT, SLOW, calling, read_until, serving
 
 pytestmark = [
     pytest.mark.slow("starts servers"),
@@ -152,3 +153,43 @@ def test_changed_settings_are_named():
     after = settings.load(Path("/nonexistent"), {}, {"http.port": 2, "log.level": "DEBUG"})
     assert before.changes(after.settings) == ["http.port", "log.level"]
     assert before.changes(before.settings) == []
+
+
+def in_session(url: str, token: str, session: str = "") -> tuple[int, str]:
+    """Open a session, or call a tool in one; the status, and the session's id."""
+    method, params = ("tools/call", {"name": "hello_world", "arguments": {}}) if session else ("initialize", HELLO)
+    headers = {
+        "authorization": f"Bearer {token}",
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        **({"mcp-session-id": session, "mcp-protocol-version": "2025-11-25"} if session else {}),
+    }
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url + "/mcp", body, headers), timeout=PATIENCE) as response:
+            return response.status, response.headers.get("mcp-session-id", session)
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+
+
+@requirement("server.reload", "access.rotation")
+def test_a_token_is_replaced_without_ending_a_session_of_another(hello: Project, tmp_path: Path):
+    """Two named tokens overlap, and a shared one is replaced beside them; a revoked one is refused."""
+    shared = tmp_path / "token"
+    shared.write_text(FIRST)
+    shared.chmod(0o600)
+    tokens = Tokens(tokens_folder(hello.root))
+    old = tokens.create_token("n8n", "write")[0].reveal()
+    with serving(hello, CHORA_TOKEN_FILE=str(shared)) as (url, process):
+        status, first = in_session(url, old)
+        assert (status, bool(first)) == (200, True)
+        new = tokens.create_token("n8n-2", "write")[0].reveal()
+        _, second = in_session(url, new)
+        shared.write_text(SECOND)
+        process.send_signal(signal.SIGHUP)
+        read_until(process, "SIGHUP: reloaded")
+        assert [in_session(url, old, first)[0], in_session(url, new, second)[0]] == [200, 200]
+        tokens.revoke_token("n8n")
+        process.send_signal(signal.SIGHUP)
+        read_until(process, "SIGHUP: reloaded")
+        assert [in_session(url, old, first)[0], in_session(url, new, second)[0]] == [401, 200]

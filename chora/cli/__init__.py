@@ -38,6 +38,7 @@ COMMANDS = (
     "schema",
     "manual",
     "token",
+    "secrets",
     "config",
     "migrate",
     "import",

@@ -28,6 +28,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "schema": ("chora schema content > content.schema.json", "chora schema content --skeleton template_fill"),
     "manual": ("chora manual", "chora manual sources", "chora manual artifact | less"),
     "token": ("chora token new ci --scope write", "chora token list", "chora token revoke ci"),
+    "secrets": (
+        "chora secrets check",
+        "chora secrets set anthropic_api_key",
+        "pass show chora | chora secrets set chora_token --file ~/.config/chora/token",
+    ),
     "config": ("chora config", "chora config --json"),
     "migrate": ("chora migrate --to filesystem",),
     "import": ("chora import ../old-project --dry-run", "chora import ../old-project --convert"),

@@ -1,0 +1,15 @@
+"""Programs of the system that some tests need: `just test-packages` installs them on Debian."""
+
+import os
+import shutil
+
+import pytest
+
+
+def need_programs(*names: str) -> None:
+    """Skip a test whose programs are missing, and say so; with `CHORA_NO_SKIPS`, as CI sets it, it fails instead."""
+    if missing := [name for name in names if shutil.which(name) is None]:
+        reason = f"NOT TRIED: {', '.join(missing)} missing; `just test-packages` installs what tests need"
+        if os.environ.get("CHORA_NO_SKIPS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
