@@ -188,6 +188,14 @@ def test_a_flood_of_refusals_does_not_fill_the_log(lines: Lines):
     found = lines()
     assert 20 <= len(found) <= 100 / INTERVAL + 1
     assert sum(line.startswith("audit refusal:") for line in found) >= 10
+    clock.now += 2 * INTERVAL
+    audit.record_call("ada", "http", "hello_world", "", "ok", 0.0)
+    left_out, call = lines()
+    assert left_out.startswith("audit refusals left out: count=")
+    assert "who=ada" in call
+    for _ in range(10_000):
+        audit.record_refusal("203.0.113.9", "POST /mcp", "unauthorized")
+    lines()
     audit.close()
     (line,) = lines()
     assert line.startswith("audit refusals left out: count=")

@@ -111,7 +111,11 @@ async def test_a_user_may_confirm_that_a_config_is_replaced(server: McpServer, a
     (question,) = client.messages
     assert question["method"] == "elicitation/create"
     assert "note" in question["params"]["message"]
-    assert question["params"]["requestedSchema"]["required"] == ["confirm"]
+    assert question["params"]["requestedSchema"] == {
+        "type": "object",
+        "properties": {"confirm": {"type": "boolean", "title": "Yes, do it", "default": False}},
+        "required": ["confirm"],
+    }
     assert "new" in project.read("configs/content/note.json")
 
 
@@ -202,8 +206,19 @@ async def test_a_user_may_confirm_that_a_referenced_text_is_deleted(
         )
     else:
         (question,) = client.messages
-    assert "page" in question["params"]["message"]
+    assert question["params"]["message"] == "part is a part of page. Delete its texts anyway?"
     assert structured(said)["status"] == "deleted"
+
+
+async def test_a_question_names_ten_of_many(server: McpServer, ask: Asking, project: Project):
+    """And says how many more there are."""
+    project.save(text("part", "x"), *(artifact(f"page-{number:02}", [child("part")]) for number in range(12)))
+    await ask("generate_content", content_config_id="part")
+    client = Client(server, "2025-11-25", FORMS).answering_all(**YES)
+    await client.call("delete_content", {"content_id": "part"})
+    (question,) = client.messages
+    named = ", ".join(f"page-{number:02}" for number in range(10))
+    assert question["params"]["message"] == f"part is a part of {named} and 2 more. Delete its texts anyway?"
 
 
 async def test_an_error_response_counts_as_a_client_without_elicitation(

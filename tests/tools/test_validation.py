@@ -292,6 +292,7 @@ async def test_the_limits_of_freshness(project: Project, ask: Asking, manifest: 
         "expires_in_days": 2.0,
         "expired_by_days": None,
     }
+    assert [member["threshold_percentage"] for member in found["members"]] == [0.0, 80.0, 80.0, 100.0, 100.0, 0.0]
     assert (expired["expires_in_days"], expired["expired_by_days"]) == (None, 0.0)
     assert future["age_days"] == 0.0
     assert found["metadata"] == {
@@ -319,6 +320,10 @@ async def test_the_worst_member_decides(
     manifest("out/pack/manifest.json", "pack", ages)
     found = await ask("check_freshness", collection_config_path="pack")
     assert (found["overall_status"], found["recommendation"], found["action"]) == (overall, recommendation, action)
+    if ages == {"m0": 6, "m1": 8}:
+        assert [member["threshold_percentage"] for member in found["members"]] == [85.7, 114.3]
+        assert [member["expires_in_days"] for member in found["members"]] == [1.0, None]
+        assert [member["expired_by_days"] for member in found["members"]] == [None, 1.0]
     assert [member["max_age_days"] for member in found["members"]] == [7.0, 7.0]
 
 
