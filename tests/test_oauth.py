@@ -560,6 +560,22 @@ async def test_a_session_outlives_its_token(
 
 
 @pytest.mark.slow("waits until a token expires")
+async def test_a_stream_of_the_old_transport_ends_with_its_token(
+    authority: Authority, http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
+):
+    """Its session is that stream."""
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(oauth, "LEEWAY", 0)
+    async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
+        sent = {"authorization": f"Bearer {authority.token(exp=int(time.time()) + 3)}"}
+        with trio.fail_after(PATIENCE):
+            async with client.http.stream("GET", "/sse", headers={"accept": "text/event-stream", **sent}) as stream:
+                assert stream.status_code == 200
+                pieces = [piece async for piece in stream.aiter_text()]
+        assert "event: endpoint" in "".join(pieces)
+
+
+@pytest.mark.slow("waits until a token expires")
 async def test_a_subscription_ends_with_its_token(
     authority: Authority, http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):

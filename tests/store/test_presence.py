@@ -162,6 +162,20 @@ async def test_another_place_is_another_store(tmp_path: Path):
     open_store(tmp_path, settings("memory")).close()
 
 
+@pytest.mark.parametrize("written", [None, "# my own\n"])
+async def test_what_is_written_down_is_ignored_again_unless_someone_said_otherwise(tmp_path: Path, written: str | None):
+    """A .gitignore that was deleted comes back, and one that a person wrote stays."""
+    await fill(tmp_path, settings())
+    ignored = tmp_path / ".chora-store/.gitignore"
+    first = ignored.read_text()
+    assert first.endswith("\n*\n")
+    ignored.unlink()
+    if written is not None:
+        ignored.write_text(written)
+    await fill(tmp_path, settings("filesystem"))
+    assert ignored.read_text() == (written or first)
+
+
 async def test_a_note_that_can_t_be_read_counts_as_a_store(tmp_path: Path):
     """It isn't known any more where a store has been, so none is begun; a store that is there is opened."""
     await fill(tmp_path, settings())
