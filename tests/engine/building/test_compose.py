@@ -140,6 +140,33 @@ async def test_fenced_code_is_left_unchanged(engine: Engine):
     )
 
 
+@requirement("composition.merge.text")
+@pytest.mark.parametrize(
+    ("kept", "whole"),
+    [("normalize", "## A\n\nx\n\ny\n\n## B\n"), ("keep", "## A\n\nx\n\n\n\ny\n\n## B\n")],
+)
+async def test_runs_of_blank_lines_become_one_unless_they_are_kept(engine: Engine, kept: str, whole: str):
+    """Between lines of a section; at its ends there is one in any case."""
+    body = "## A\n\n\n\nx\n\n\n\ny\n\n\n\n## B\n"
+    assert await composed(engine, body, strategy="merge", blankLines=kept) == whole
+
+
+@pytest.mark.parametrize(
+    "fence",
+    [
+        "```\n# a\n\n\nb\n```",
+        "   ```\n# a\n\n\nb\n```",
+        "~~~~\n```\n\n\n~~~\n# a\n~~~~~",
+        "```sh\n# a\n\n\n``` x\n# b\n   ```",
+    ],
+)
+def test_a_fence_ends_with_a_line_of_as_many_of_its_marks(fence: str):
+    """However far in the first one is; from there on headings are headings, and blank lines become one."""
+    text = f"# A\n\n{fence}\n\n\n\nx\n\n# A\n\ny\n"
+    assert merge_sections([text]) == f"# A\n\n{fence}\n\nx\n\ny\n"
+    assert merge_sections([text], normalize=False) == f"# A\n\n{fence}\n\n\n\nx\n\ny\n"
+
+
 async def test_large_texts_merge_in_a_thread(engine: Engine):
     """With the same result."""
     body = "## A\n\n" + "word " * 5000
