@@ -124,8 +124,12 @@ bench *args: setup
 binary: setup
     {{ python }} packaging/build.py
 
-# Try the built binary: version, demo, stdio and serve
-smoke: binary
+# Build the source distribution and the wheel into dist/, check them, and install and try the wheel
+dist: setup
+    {{ python }} packaging/distribution.py
+
+# Try the built binary and the installed wheel: every command, demo, stdio and serve
+smoke: binary dist
     {{ python }} packaging/smoke.py dist/chora/chora
 
 # Compile requirements.lock from pyproject.toml

@@ -400,7 +400,7 @@ def _error(failure: _Failure, request: ModelRequest, attempts: int) -> Generatio
 
 
 def _missing_package() -> _Failure:
-    hint = "Install it with: pip install 'chora[llm]'"
+    hint = "Install it with: pip install 'chora-mcp[llm]'"
     return _Failure("MissingPackage", "the package anthropic is not installed", hint)
 
 

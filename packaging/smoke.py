@@ -1,7 +1,7 @@
-"""Drives a built chora as users do: version, demo, stdio, serve. Usage: smoke.py PATH-TO-CHORA.
+"""Drives a built or installed chora as users do: version, demo, stdio, serve. Usage: smoke.py PATH-TO-CHORA.
 
-It finds faults that only a frozen program has: modules without a static import, missing data files, child processes
-that need to find the program again. Runs in a clean environment and an empty home.
+It finds faults that a checkout doesn't have: modules without a static import, missing files and dependencies, child
+processes that need to find the program again. Runs in a clean environment and an empty home.
 """
 
 import json
@@ -18,27 +18,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chora.cli import COMMANDS
+
 DEADLINE = 60
 
 
 def main() -> None:
-    program = Path(sys.argv[1]).resolve()
+    smoke(Path(sys.argv[1]).absolute())
+
+
+def smoke(program: Path, *, frozen: bool = True) -> None:
+    """Try a program; `frozen` says whether it is a binary."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         environment = {"HOME": folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         if "SYSTEMROOT" in os.environ:
             environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
-        for check in (version, demo, undefined, collection, plugin, model, stdio, serve, connect):
+        answer = json.loads(run(program, environment, home, "version", "--json"))
+        assert answer["frozen"] is frozen, answer
+        for check in (demo, undefined, collection, commands, surroundings, plugin, model, stdio, serve, connect):
             started = time.perf_counter()
             said = check(program, home, environment)
             print(f"ok {check.__name__:<10} {said} ({time.perf_counter() - started:.2f} s)", flush=True)
-
-
-def version(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """It starts, and knows that it is frozen."""
-    answer = json.loads(run(program, environment, home, "version", "--json"))
-    assert answer["frozen"] is True, answer
-    return answer["version"]
 
 
 def demo(program: Path, home: Path, environment: dict[str, str]) -> str:
@@ -107,6 +108,56 @@ def model(program: Path, home: Path, environment: dict[str, str]) -> str:
     details = json.loads(done.stdout)["error"]["details"]
     assert details["error_type"] == "APIConnectionError", details
     return details["error_type"]
+
+
+def commands(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """Every command works, with what it imports only then."""
+    (home / "old" / "configs").mkdir(parents=True)
+    project = ("--project", str(home / "demo"))
+    used = {"demo", "init", "generate", "collect", "migrate", "stdio", "serve", "connect", "call", "token", "version"}
+    for command in (
+        ("tools", "--json"),
+        ("assemble", "weekly-notice", "--plan"),
+        ("preview", "evenings"),
+        ("validate", "weekly-notice"),
+        ("edits", "list"),
+        ("freshness", "week"),
+        ("trace", "weekly-notice"),
+        ("jobs", "--json"),
+        ("ls", "--json"),
+        ("gc", "--dry-run"),
+        ("schema", "content"),
+        ("manual", "sources"),
+        ("secrets", "check"),
+        ("config", "--json"),
+        ("import", str(home / "old"), "--dry-run"),
+        ("backup", "--to", str(home / "backups")),
+        ("doctor", "--json"),
+        ("completion", "fish"),
+    ):
+        run(program, environment, home, *project, *command)
+        used.add(command[0])
+    (backup,) = (home / "backups").glob("*.db")
+    run(program, environment, home, *project, "restore", "--verify", str(backup))
+    assert used | {"restore"} == set(COMMANDS), used ^ set(COMMANDS)
+    return f"{len(COMMANDS)} commands"
+
+
+def surroundings(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """Without a home, in locales that it isn't in, and in a folder that can't be written."""
+    project = ("--project", str(home / "demo"))
+    wanted = run(program, environment, home, *project, "preview", "evenings")
+    for changes in (
+        {"HOME": ""},
+        {"LANG": "C"},
+        {"LANG": "tr_TR.UTF-8"},
+        {"LC_ALL": "ja_JP.eucJP"},
+        {"TMPDIR": "/proc"},
+    ):
+        assert run(program, {**environment, **changes}, Path("/"), *project, "preview", "evenings") == wanted, changes
+    without_home = {name: value for name, value in environment.items() if name != "HOME"}
+    assert run(program, without_home, Path("/"), *project, "preview", "evenings") == wanted
+    return "the same text"
 
 
 def stdio(program: Path, home: Path, environment: dict[str, str]) -> str:

@@ -1,5 +1,6 @@
 """The docs can't lie: links lead somewhere, code blocks run, names exist."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from chora import settings
+import chora
+from chora import llm, settings
 from chora.cli import COMMANDS
 from chora.metrics import Counter, Metrics
 from chora.tools import TOOLS
@@ -77,6 +79,19 @@ def test_a_tutorial_can_be_followed_to_the_letter(page: Path, tmp_path: Path):
 
 
 @pytest.mark.slow("runs several commands")
+def test_the_readme_names_the_package_that_is_installed():
+    """With extras that there are; the wheel itself is built and tried by `just dist`."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    package = importlib.metadata.distribution("chora-mcp")
+    assert package.version == chora.__version__
+    named = re.findall(r"(?:uv tool|pipx) install '([\w-]+)\[(\w+)\]'", readme)
+    assert len(named) == 2
+    for name, extra in named:
+        assert name == package.name
+        assert extra in package.metadata.get_all("Provides-Extra", [])
+    assert "pip install 'chora-mcp[llm]'" in llm._missing_package().hint
+
+
 def test_the_readme_session_says_what_happens(tmp_path: Path):
     """The console block is what a person sees."""
     (session,) = [text for kind, text in blocks(ROOT / "README.md") if kind == "console"]
