@@ -215,9 +215,9 @@ async def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.M
         monkeypatch.setitem(sys.modules, "anthropic", None)
         error = await failure(server)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert "pip install 'chora[llm]'" in str(client(server).why_unavailable())
+        assert "pip install 'chora-mcp[llm]'" in str(client(server).why_unavailable())
     assert error.details["error_type"] == "MissingPackage"
-    assert "pip install 'chora[llm]'" in str(error.hint)
+    assert "pip install 'chora-mcp[llm]'" in str(error.hint)
 
 
 # -- retries ----------------------------------------------------------------------------------------------------
