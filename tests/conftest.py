@@ -26,6 +26,7 @@ from chora.engine.engine import Engine, open_engine
 from chora.protocol.types import Call
 from chora.tools import ALL_TOOLS, TOOLS
 from tests.http_client import HttpTestClient
+from tests.open_files import open_files_in
 from tests.patience import PATIENCE, begin_test
 
 requirement = pytest.mark.requirement
@@ -211,9 +212,10 @@ def hello(project: Project) -> Project:
 
 @pytest.fixture
 async def engine(project: Project) -> AsyncGenerator[Engine]:
-    """The project, opened."""
+    """The project, opened; when it is closed, nothing in it is open any more."""
     async with open_engine(project.root, settings.load(project.root, {}).settings) as opened:
         yield opened
+    assert open_files_in(project.root) == []
 
 
 Serve = Callable[..., AbstractAsyncContextManager[app.RunningServer]]

@@ -8,7 +8,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -20,6 +20,7 @@ import trio
 from chora import files, nofollow
 from chora.errors import LimitExceeded, PermissionDenied, without_folders
 from chora.files import Folder
+from tests.open_files import open_files_in
 from tests.patience import PATIENCE
 
 
@@ -53,8 +54,11 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(params=["by kernel", "by descriptor", "by path"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The folder: opened with openat2, with descriptors, and, as on Windows, without."""
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Place]:
+    """The folder: opened with openat2, with descriptors, and, as on Windows, without.
+
+    What a test opens is closed when it ends, however it ends.
+    """
     if request.param == "by kernel":
         if nofollow.find_openat2() is None:
             pytest.skip("this kernel can't open beneath a folder")
@@ -68,7 +72,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     root.mkdir()
     outside.mkdir()
     (outside / "secret.txt").write_text("hunter2")
-    return Place(Folder(root), root, outside)
+    before = open_files_in(tmp_path)
+    yield Place(Folder(root), root, outside)
+    assert open_files_in(tmp_path) == before == []
 
 
 # -- reading ----------------------------------------------------------------------------------------------------

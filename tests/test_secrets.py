@@ -20,7 +20,15 @@ import msgspec
 import pytest
 
 from chora.errors import UsageError
-from chora.secrets import SECRET_LIMIT, FoundSecret, Secret, _read_keyring, find_secret
+from chora.secrets import (
+    SECRET_LIMIT,
+    FoundSecret,
+    Secret,
+    _read_keyring,
+    check_token,
+    find_secret,
+    redact,
+)
 from tests.conftest import requirement
 from tests.odd_files import put_odd_file
 from tests.patience import PATIENCE
@@ -301,3 +309,35 @@ def test_a_secret_cannot_be_serialized(act: Callable[[Any], Any]):
     with pytest.raises(TypeError) as caught:
         act(Secret("hunter2"))
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the token tide42 is mine", "the token *** is mine"),
+        ("tide42tide42", "******"),
+        ("the word tide4 is ordinary", "the word tide4 is ordinary"),
+        ("Authorization: Bearer abc.DEF-123", "Authorization: Bearer ***"),
+        ("Bearer abcde", "Bearer abcde"),
+        ("key sk-ant-api03-xyz, then", "key sk-ant-***, then"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_secrets_and_what_looks_like_one_are_redacted(text: str, shown: str):
+    """From six characters on, wherever they stand; shorter ones occur in ordinary words."""
+    held = [Secret("tide42"), Secret("tide4")]
+    assert redact(text) == shown
+    del held
+
+
+@pytest.mark.parametrize(
+    ("token", "fits"),
+    [("a-long-enough-token", True), ("with blanks ~ and !", True), ("Nørvik-tides", False), ("two\nlines", False)],
+)
+def test_a_token_has_the_characters_of_a_header(token: str, fits: bool):
+    """RFC 9110 §5.5; anything else could never arrive."""
+    if fits:
+        check_token(token, "The token")
+    else:
+        with pytest.raises(UsageError, match="The token holds characters that no HTTP header may have"):
+            check_token(token, "The token")

@@ -166,6 +166,8 @@ async def test_an_artifact_reports_its_orphans(project: Project, ask: Asking):
         result = await ask("assemble_artifact", artifact_config_id="a", dry_run=dry)
         [orphan] = result["metadata"]["orphans"]["files"]
         assert (orphan["path"], orphan["reason"]) == ("outputs/two.md", "a has no such output any more")
+    result = await ask("assemble_artifact", artifact_config_id="a", output_path="outputs/given.md")
+    assert result["metadata"]["orphans"] == {"count": 0, "files": []}, "it isn't known what else a caller gave"
     remove(project, "configs/artifact/a.json")
     assert {orphan.path for orphan in await find_orphans(ask.engine)} == {
         f"outputs/{name}.md" for name in ("one", "two", "three", "given")

@@ -33,6 +33,7 @@ from chora.store import (
     open_store,
 )
 from tests.conftest import requirement
+from tests.open_files import open_files_in
 from tests.patience import PATIENCE
 
 AT = "2026-11-22T10:{:02}:00.000Z".format
@@ -119,6 +120,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
     store = open_store(tmp_path, StorageSettings(backend=request.param))
     yield store
     store.close()
+    assert open_files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -1,5 +1,6 @@
 """The filesystem store: its layout, damaged files, several processes, and killed ones."""
 
+import hashlib
 import itertools
 import json
 import logging
@@ -170,6 +171,14 @@ def test_different_ids_have_different_file_names(texts: list[str]):
         assert name not in (".", "..")
         assert not name.endswith(".")
         assert not re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)", name)
+
+
+def test_a_long_id_has_a_shortened_file_name_with_its_digest():
+    """From 151 characters on, escapes included; it can't be told from the name of another one else."""
+    assert file_name("a" * 150) == "a" * 150
+    assert file_name("ü" * 25) == "%C3%BC" * 25
+    for text, begin in (("a" * 151, "a" * 80), ("ü" * 26, ("%C3%BC" * 26)[:80])):
+        assert file_name(text) == f"{begin}~{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 @pytest.mark.parametrize("name", ["intro", "draft-20260101T000000-abc123", "api-v2.1", "snake_case", "1-2-3"])

@@ -30,6 +30,7 @@ from chora.store.write_check import FAILURE_REUSE_TIME
 from tests.conftest import requirement
 from tests.disks import Disk, small_disk
 from tests.histories import statements_of
+from tests.open_files import open_files_in
 from tests.patience import PATIENCE
 
 ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
@@ -70,6 +71,7 @@ async def store(request: pytest.FixtureRequest, path: Path) -> AsyncGenerator[Sq
     store = SqliteStore(path if request.param == "file" else None)
     yield store
     store.close()
+    assert open_files_in(path.parent) == []
 
 
 # -- records ----------------------------------------------------------------------------------------------------
