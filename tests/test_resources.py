@@ -451,6 +451,23 @@ async def test_an_unknown_uri_is_not_found(resources: ProjectResources, uri: str
     assert "resources/list" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("manual://", "overview"),
+        ("schema://", "content, artifact or collection"),
+        ("generator://", "Name of a generator"),
+        ("capabilities://", "server"),
+        ("content://", "Id of a content"),
+    ],
+)
+async def test_a_uri_without_a_name_says_which_there_are(resources: ProjectResources, uri: str, named: str):
+    """A page or a topic is no config id."""
+    with pytest.raises(InvalidConfigId, match="The URI ends where a name is wanted") as caught:
+        resources.read_resource(uri)
+    assert named in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("part", ["..", "a%2Fb", "a%5Cb", "%00", "%0A", "%20", "%FF", "a" * 256])
 async def test_an_id_in_a_uri_is_validated(resources: ProjectResources, part: str):
     """Decoded once, then checked as any id, so that no path can be passed as one (CWE-22)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -18,7 +18,18 @@ from chora.cli.run import (
     trust_option,
 )
 from chora.cli.terminal import echo
-from chora.errors import Unreachable, UsageError, exit_code_of
+from chora.errors import (
+    ChoraError,
+    Forbidden,
+    InvalidInput,
+    Unauthorized,
+    Unreachable,
+    UsageError,
+    exit_code_of,
+)
+
+if TYPE_CHECKING:
+    from chora.watch.mcp_client import CallFailed
 
 
 @click.command("call")
@@ -71,13 +82,28 @@ async def _call_server(url: str, reference: str, trust: str, tool: str, argument
                 said = state
                 answer = await caller.call(tool, arguments)
     except CallFailed as failed:
-        raise Unreachable(
-            f"{url}: {str(failed).rstrip('.')}.",
-            "Check the address and the server; the token is taken from --token, CHORA_TOKEN_FILE, CHORA_TOKEN or the "
-            "keyring.",
-        ) from None
+        raise _as_error(url, failed) from None
     if answer.is_error:
         failure = answer.result.get("error")
         code = cast("dict[str, Any]", failure).get("code") if isinstance(failure, dict) else None
         raise ToolFailed(answer.result, exit_code_of(str(code)))
     return answer.result
+
+
+INVALID_PARAMS = -32602
+"""The code of JSON-RPC for arguments that don't fit, and of MCP for a tool that there is none of."""
+
+
+def _as_error(url: str, failed: CallFailed) -> ChoraError:
+    """A failed call as the error whose exit code fits."""
+    message = f"{url}: {str(failed).rstrip('.')}."
+    token = "The token is taken from --token, CHORA_TOKEN_FILE, CHORA_TOKEN or the keyring."  # noqa: S105
+    match failed.status:
+        case 401:
+            return Unauthorized(message, token)
+        case 403:
+            return Forbidden(message, "Use a token, an address and a Host that the server takes.")
+        case _ if failed.code == INVALID_PARAMS:
+            return InvalidInput(message, "Correct the name of the tool or its arguments.")
+        case _:
+            return Unreachable(message, f"Check the address and the server. {token}")

@@ -10,7 +10,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 _SYNONYMS = {
     "bash": "code",
+    "config": "content_config",
+    "critical": "error",
+    "csv": "external_file",
+    "data": "inline_data",
+    "fatal": "error",
     "feature": "gherkin",
     "javascript": "code",
     "jinja2": "text",
@@ -123,7 +128,8 @@ def _explain(error: JsonSchemaError, definitions: dict[str, Any]) -> Iterator[Is
         rule = rule["properties"][key]
         found, path = ABSENT, f"{path}.{key}"
     suggestion = _suggest(found, rule, definitions)
-    write = f"{to_json(key)}: {to_json(suggestion)}" if isinstance(key, str) else to_json(suggestion)
+    written = _describe(rule, definitions) if suggestion is NONE_NEAR else to_json(suggestion)
+    write = f"{to_json(key)}: {written}" if isinstance(key, str) else written
     if isinstance(found, str) and found in _NEVER_READ and error.validator == "enum":
         write, expected = _NEVER_READ[found], _describe(rule, definitions)
         message = f"{path} is {to_json(found)}, which chora-compose declared and never read; it must be {expected}."
@@ -162,8 +168,12 @@ def _describe(rule: dict[str, Any], definitions: dict[str, Any]) -> str:
             return "an object"
 
 
+NONE_NEAR: Final = object()
+"""Instead of a value, where any of several would be a guess."""
+
+
 def _suggest(found: object, rule: dict[str, Any], definitions: dict[str, Any]) -> Any:
-    """A value that fits, as close to what was found as can be guessed."""
+    """A value that fits, as close to what was found as can be guessed; `NONE_NEAR` if it can't."""
     example = _example(rule, definitions)
     if found is ABSENT or isinstance(found, bool):
         return example
@@ -172,7 +182,9 @@ def _suggest(found: object, rule: dict[str, Any], definitions: dict[str, Any]) -
         words = cast("list[str]", rule["enum"])
         if _SYNONYMS.get(word) in words:
             return _SYNONYMS[word]
-        return next(iter(find_nearest(word, words, 1)), example)
+        holding = [each for each in words if word in each.split("_") or word.removesuffix("s") in each.split("_")]
+        guess = example if "default" in rule or "examples" in rule else NONE_NEAR
+        return next(iter([*find_nearest(word, words, 1), *holding]), guess)
     if "pattern" in rule:
         slug = slug_of(str(found))
         return slug if re.search(rule["pattern"], slug) else example

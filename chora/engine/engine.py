@@ -17,7 +17,7 @@ from chora.catalog import CONFIG_SEARCH, Catalog
 from chora.engine import retrieval
 from chora.engine.budget import Budgets
 from chora.engine.file_digests import ABSENT, FileDigests
-from chora.engine.inputs import GENERATOR, GIT, STORED, WRITTEN, DigestSnapshot
+from chora.engine.inputs import GENERATOR, GIT, STORED, UNFINISHED, WRITTEN, DigestSnapshot
 from chora.engine.traces import Traces
 from chora.errors import ChoraError
 from chora.events import Events
@@ -113,6 +113,7 @@ class Engine:
                 ALL_TEMPLATES: lambda _: self.templates.digest_all_templates(),
                 GENERATOR: self.generators.digest,
                 STORED: lambda name: self.digest_stored_texts(*name.split(":", 1)),
+                UNFINISHED: lambda _: ABSENT,
                 WRITTEN: lambda path: known.written_at if (known := self.store.output(path)) else ABSENT,
             },
             {GIT: lambda name: git_reference.identify(self.folder, name)},

@@ -7,6 +7,7 @@ An input is named by its project-relative path, or by a prefix and a name:
     git:…                   a file as a commit has it
     generator:NAME          the version of a generator
     stored:CONTENT:STRATEGY the stored texts that a retrieval strategy selects
+    unfinished:             something was left out for a reason that may pass by itself: it always counts as changed
     written:PATH            when an output was written that stays deleted: discarding the deletion counts as writing it
 
 An input that was read for a source, and not by the text itself, is known with the contents through which it came.
@@ -27,6 +28,7 @@ from chora.generators.templates import ALL_TEMPLATES
 GIT = "git:"
 STORED = "stored:"
 GENERATOR = "generator:"
+UNFINISHED = "unfinished:"
 WRITTEN = "written:"
 THROUGH = " > "
 """Between the contents through which an input came."""
@@ -43,7 +45,7 @@ class InputRecorder:
         self.inputs: dict[str, str] = {}
         """Digests by input."""
         self.reproducible = True
-        """False once something was left out for a reason that may pass by itself; no trace is kept then."""
+        """False once something was left out for a reason that may pass by itself; its trace is unfinished then."""
         self.through: dict[str, str] = {}
         """For what only sources read, the contents that did so: the source, then its source, and so on."""
 
@@ -108,6 +110,8 @@ class InputChange(NamedTuple):
             return f"the stored texts of {name.removeprefix(STORED).partition(':')[0]} have changed"
         elif name.startswith(GENERATOR):
             return f"the generator {name.removeprefix(GENERATOR)} has another version"
+        elif name.startswith(UNFINISHED):
+            return "a part of it was missing or provisional last time"
         elif name.startswith(WRITTEN):
             return f"the deletion of {name.removeprefix(WRITTEN)} was discarded"
         if self.before == ABSENT:

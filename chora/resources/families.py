@@ -188,5 +188,11 @@ def _decode_part(parameter: Parameter, part: str) -> str:
             f"{shorten(part)} is not UTF-8.", "Percent-encode UTF-8 text.", id=shorten(part)
         ) from None
     if parameter.is_id:
+        if not value.strip():
+            raise InvalidConfigId(
+                "The URI ends where a name is wanted.",
+                f"Write one behind it: {parameter.description}. resources/list shows what there is.",
+                id=value,
+            )
         Catalog.check_id(value)
     return value

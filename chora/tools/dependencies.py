@@ -13,6 +13,7 @@ from chora.engine.building.content import ContentTrace, trace_subject
 from chora.engine.building.gather import generator_name
 from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
+from chora.engine.inputs import UNFINISHED
 from chora.errors import ChoraError
 from chora.model import ArtifactChild
 from chora.protocol.types import Call
@@ -122,7 +123,7 @@ async def _trace_dependency(build: Build, child: ArtifactChild, check: bool, met
             generator_type=generator,
             last_generated=state.newest.generated_at if state.newest else None,
             versions_available=state.kept,
-            inputs=sorted(known.inputs) if known else [],
+            inputs=sorted(name for name in known.inputs if name != UNFINISHED) if known else [],
         )
         if metadata
         else None,

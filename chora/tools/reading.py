@@ -86,9 +86,11 @@ async def get_text(engine: Engine, arguments: GetText, call: Call) -> ReadText:
         version = engine.store.latest_version(arguments.content_id)
     if version is None or version.deleted:
         named = f" with the version {arguments.version_id[:80]!r}" if arguments.version_id else ""
+        exists = engine.catalog.list_configs("content").find(arguments.content_id) is not None
         raise ContentNotFound(
             f"There is no stored text of {arguments.content_id!r}{named}.",
-            "list_content shows which contents have one; generate_content makes it.",
+            (None if exists else engine.catalog.hint_for_missing(arguments.content_id, "content"))
+            or "list_content shows which contents have one; generate_content makes it.",
             content_id=arguments.content_id,
         )
     rest = version.body[arguments.offset or 0 :]

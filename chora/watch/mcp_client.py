@@ -28,7 +28,18 @@ EXIT_TIMEOUT = 10.0
 
 
 class CallFailed(Exception):
-    """The server couldn't be reached or gave no proper answer; the message says which."""
+    """The server couldn't be reached or gave no proper answer; the message says which.
+
+    Args:
+        message: what went wrong.
+        code: that of the JSON-RPC error, if the answer is one.
+        status: that of the HTTP response, if there was one.
+    """
+
+    def __init__(self, message: str, code: object = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
 
 
 class CallResult(NamedTuple):
@@ -106,7 +117,7 @@ class HttpMcpClient(McpClient):
         try:
             return _result(_last_event_data(answer) if response.media_type == "text/event-stream" else answer)
         except CallFailed as failed:
-            raise CallFailed(f"HTTP {response.status}, {failed}") from None
+            raise CallFailed(f"HTTP {response.status}, {failed}", failed.code, response.status) from None
 
 
 class PipeMcpClient(McpClient):
@@ -221,7 +232,8 @@ def _result(body: bytes) -> dict[str, Any]:
     except wire.DECODE_ERRORS:
         raise CallFailed("an answer that is not JSON-RPC") from None
     if message.result is None:
-        raise CallFailed((message.error or {}).get("message", "an answer without a result"))
+        error = message.error or {}
+        raise CallFailed(error.get("message", "an answer without a result"), error.get("code"))
     return message.result
 
 

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -210,6 +211,30 @@ async def test_call_reaches_a_server(hello: Project, serve: Serve):
     assert json.loads(good.stdout)["transport"] == "http"
     assert bad.returncode == 3, "as here"
     assert json.loads(bad.stdout)["error"]["code"] == "config_not_found"
+
+
+@requirement("cli.call")
+@pytest.mark.slow("starts a server")
+async def test_what_a_server_refuses_has_the_exit_code_of_its_kind(hello: Project, serve: Serve, run: Run):
+    """A wrong name or argument 2, as here; a token that is missing or wrong 4; another address says where MCP is."""
+    token = loads(run("token", "new", "me", "--json"))["token"]
+    async with serve(hello.root) as opened:
+        rows = [
+            (("nope", "--url", f"{opened.url}/mcp"), token, 2, "There is no tool nope"),
+            (("hello_world", "nam=x", "--url", f"{opened.url}/mcp"), token, 2, "Did you mean name?"),
+            (("hello_world", "--url", f"{opened.url}/mcp"), None, 4, "needs a token"),
+            (("hello_world", "--url", f"{opened.url}/mcp"), "x" * 20, 4, "The token is not valid"),
+            (("hello_world", "--url", f"{opened.url}/sse"), token, 1, "Streamable HTTP is served at /mcp"),
+            (("hello_world", "--url", f"{opened.url}/nope"), token, 1, "Streamable HTTP is served at /mcp"),
+        ]
+        for arguments, secret, code, words in rows:
+            command = [sys.executable, "-m", "chora", "call", *arguments]
+            environment = {name: value for name, value in os.environ.items() if name != "CHORA_TOKEN"}
+            environment |= {"CHORA_TOKEN": secret} if secret else {}
+            done = await trio.run_process(
+                command, capture_stdout=True, capture_stderr=True, check=False, env=environment
+            )
+            assert (done.returncode, words in done.stderr.decode()) == (code, True), done.stderr.decode()
 
 
 @requirement("manual.one-text")

@@ -107,6 +107,15 @@ async def test_get_text_of_an_older_version(ask: Asking, project: Project):
 
 
 @requirement("tools.reading")
+async def test_get_text_of_what_has_none_says_what_to_do(ask: Asking, project: Project):
+    """By what the id is of, or is like."""
+    project.save(text("note", "x"), artifact("sheet", [child("note")]))
+    for content_id, words in (("note", "generate_content makes it"), ("notes", "note"), ("sheet", "assemble_artifact")):
+        error = await ask.refused("get_text", "content_not_found", content_id=content_id)
+        assert words in error["hint"]
+
+
+@requirement("tools.reading")
 async def test_list_collections(ask: Asking, project: Project):
     """A page of them, and the files that can't be read."""
     project.save(text("note", "x"), artifact("sheet", [child("note")]))

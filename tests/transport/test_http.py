@@ -150,6 +150,19 @@ async def test_other_methods_and_paths_are_refused(http_client: OpenHttpClient):
         assert (await client.http.get("/nowhere")).status_code == 404
 
 
+@pytest.mark.parametrize(("path", "status"), [("/", 404), ("/nowhere", 404), ("/mcp/mcp", 404), ("/sse", 405)])
+async def test_a_client_with_the_wrong_address_is_told_the_right_one(
+    http_client: OpenHttpClient, path: str, status: int
+):
+    """Instead of a page for people."""
+    async with http_client() as client:
+        answer = await client.http.post(path, json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        assert answer.status_code == status
+        assert "Streamable HTTP is served at /mcp" in answer.json()["error"]["message"]
+        page = await client.http.post("/nowhere", data={"token": "x"})
+        assert page.headers["content-type"].startswith("text/html")
+
+
 # -- the modern era ---------------------------------------------------------------------------------------------
 
 

@@ -264,7 +264,7 @@ async def explain_stale_artifact(
     if reasons is not None:
         return reasons
     if any(each.pending is None for each in build.engine.store.outputs_of(config.id)):
-        return ["a part of it was missing or provisional last time, or no trace of its inputs is left"]
+        return ["no trace of its inputs is left"]
     return ["it was never assembled"]
 
 

@@ -17,7 +17,7 @@ from chora.engine.building.gather import GenerationInputs, StoredTextOutlook, ga
 from chora.engine.building.recall import confirm_inputs, keep_trace, recall_trace, recall_version
 from chora.engine.building.source_texts import SourceText
 from chora.engine.engine import Engine
-from chora.engine.inputs import InputRecorder
+from chora.engine.inputs import UNFINISHED, InputRecorder
 from chora.engine.retrieval import describe_making, find_record
 from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, StorageError, StorageFailed
@@ -167,11 +167,13 @@ async def explain_content(build: Build, found: FoundConfig) -> StoredTextOutlook
     newest = store.content_state(config.id).newest
     if known is None or newest is None or find_record(store, config.id) is not None:
         return StoredTextOutlook([], {}, {})
-    changes = await build.snapshot.find_changes(known.inputs, known.result.through)
+    # What was left out isn't known to be there now.
+    inputs = {name: digest for name, digest in known.inputs.items() if name != UNFINISHED}
+    changes = await build.snapshot.find_changes(inputs, known.result.through)
     reasons = [change.reason for change in changes]
     if not changes and newest.version_id != known.result.version:
         reasons.append("its config has changed back")
-    now_read = {**known.inputs, **{change.name: change.now for change in changes}}
+    now_read = {**inputs, **{change.name: change.now for change in changes}}
     return StoredTextOutlook(reasons, now_read, known.result.through)
 
 

@@ -27,7 +27,11 @@ async def render_output_names(
     names = [output.file for output in config.metadata.outputs]
     context = caller.with_reserved(artifact_id=config.id).all_names
     for index, template in enumerate(names):
-        if not is_template(template) or (given_first and index == 0):
+        if given_first and index == 0:
+            continue
+        if not is_template(template):
+            if template.endswith("/"):
+                raise _failed(config, template, "it is a folder")
             continue
         job = RenderJob(template=template, name="the output's name", context=context)
         try:

@@ -15,7 +15,7 @@ import msgspec
 
 from chora.engine.building.build import Build
 from chora.engine.building.key_parts import PLACE_CHANGED
-from chora.engine.inputs import InputChange, InputRecorder
+from chora.engine.inputs import UNFINISHED, InputChange, InputRecorder
 from chora.engine.traces import KnownTrace, TraceKey
 from chora.store.records import Version
 from chora.store.store import Store
@@ -37,14 +37,15 @@ def recall_version(store: Store, content_id: str, fingerprint: str) -> Version |
 
 
 def confirm_inputs(build: Build, recorder: InputRecorder) -> None:
-    """Let no trace be kept of a part whose files were written while it read them."""
+    """Let no later build recall a part whose files were written while it read them."""
     recorder.reproducible = recorder.reproducible and build.snapshot.still_current(recorder.inputs)
 
 
 def keep_trace(build: Build, key: TraceKey, recorder: InputRecorder, result: msgspec.Struct) -> None:
-    """Let later builds recall a result, if it would come out the same as long as its inputs do."""
-    if recorder.reproducible:
-        build.engine.traces.add_trace(key, recorder.inputs, result)
+    """Let later builds recall a result, if it would come out the same as long as its inputs do; else let them know what
+    it was made from, so that they don't compare with a build before it."""
+    inputs = recorder.inputs if recorder.reproducible else {UNFINISHED: "", **recorder.inputs}
+    build.engine.traces.add_trace(key, inputs, result)
 
 
 async def explain_stale(

@@ -142,7 +142,10 @@ async def run_rule(subject: ValidationSubject, rule: ValidationRule) -> list[Rul
     if rule.type in _CUSTOM:
         options = dict(rule.config)
         named = options.pop("type", None) or options.pop("check_type", None)
-        rule = rule._replace(type=str(named), config=options) if named in CHECKS else rule
+        if named is None:
+            message = f"the rule {rule.type} names no rule: `type` in its options is one of {', '.join(CHECKS)}"
+            return [RuleFinding("unknown_rule_type", message, None, {"rule_type": rule.type}, "error")]
+        rule = rule._replace(type=str(named), config=options)
     check = CHECKS.get(rule.type)
     if check is None:
         # Never a warning: who asks for a check that isn't there would take "valid" for its answer.

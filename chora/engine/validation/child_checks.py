@@ -116,6 +116,10 @@ async def check_coherence(context: RuleContext) -> list[RuleFinding]:
         for index, output in enumerate(config.metadata.outputs):
             if is_template(output.file):  # what it comes to depends on the context
                 continue
+            if output.file.endswith("/"):
+                message, place = f"the output {output.file} names no file: it is a folder", f"metadata.outputs[{index}]"
+                findings.append(RuleFinding("invalid_output", message, place, severity="error"))
+                continue
             try:
                 paths.append(check_output_path(engine, output.file))
             except ChoraError as error:

@@ -21,6 +21,7 @@ from chora.transport.http.asgi import (
     Scope,
     Send,
     error_body,
+    header_value,
     holding_of,
     send_empty,
     send_json,
@@ -118,13 +119,15 @@ class HttpApplication:
                 await send_json(send, 200, wire.encode(security.issuer.metadata))
             elif path in ENDPOINTS:
                 allow = (b"allow", ", ".join(methods).encode())
-                error = error_body("This method has no meaning here.")
-                await send_json(send, 405 if methods else 404, error, [allow])
+                await send_json(send, 405 if methods else 404, self._explain_endpoint(path, methods), [allow])
             else:
                 if path not in ("/health", "/ready"):
                     security.check_origin(scope)
                     if security.authenticator.requires_token or not is_local:
                         await security.authenticate(scope, is_local=is_local)
+                if _posts_json(scope):  # forms of web pages are posted otherwise
+                    await send_json(send, 404, error_body(f"MCP isn't served at {path[:100]}.", self._endpoints()))
+                    return
                 await self._pages(scope, without_body(receive), send)
         except ChoraError as error:
             if error.http_status in REFUSALS:
@@ -132,6 +135,15 @@ class HttpApplication:
                 who = security.client_of(scope) if principal is None else principal.name
                 self._audit.record_refusal(who, f"{scope['method']} {path}", error.code)
             await send_json(send, error.http_status, error_body(error.message, error.hint), self._error_headers(error))
+
+    def _explain_endpoint(self, path: str, methods: list[str]) -> bytes:
+        """What an endpoint of MCP is for, for a client that means another one."""
+        used = f"{path} takes {' and '.join(methods)}." if methods else f"{path} is switched off by http.sse."
+        return error_body(used, self._endpoints())
+
+    def _endpoints(self) -> str:
+        older = ", and the older SSE transport at /sse" if ("GET", "/sse") in self._routes else ""
+        return f"Streamable HTTP is served at /mcp{older}."
 
     def error_headers(self, request_headers: Sequence[tuple[bytes, bytes]]) -> Headers:
         """What a refusal that the connection sends by itself carries, so that a page can read that one, too."""
@@ -145,3 +157,9 @@ class HttpApplication:
         if error.http_status == 503:
             return [(b"retry-after", str(error.details.get("retry_after", RETRY_AFTER)).encode())]
         return []
+
+
+def _posts_json(scope: Scope) -> bool:
+    """Whether a request looks like a message of a client of MCP that has the wrong address."""
+    content_type = (header_value(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    return scope["method"] == "POST" and content_type == "application/json"

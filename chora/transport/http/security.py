@@ -98,7 +98,9 @@ class RequestSecurity:
             if not self._is_allowed(origin):
                 raise Forbidden(
                     f"Requests from the origin {origin[:100]} are not allowed.",
-                    "Add it to the setting http.allowed_origins if they should be.",
+                    "A page of a file, or in a sandbox, has no origin that could be allowed; serve it over HTTP."
+                    if origin == "null"
+                    else "Add it to the setting http.allowed_origins if they should be.",
                 )
 
     def allowed_origin(self, scope: Scope) -> str | None:

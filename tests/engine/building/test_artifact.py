@@ -333,6 +333,8 @@ async def test_the_name_of_an_output_is_rendered(
         ("{{ tag }}", {"tag": ""}, "it comes to ''"),
         ("outputs/{{ tag }}", {"tag": ""}, "it comes to 'outputs/'"),
         ("{{ tag }}", {"tag": " a.md"}, "it comes to ' a.md'"),
+        ("outputs/", {}, "it is a folder"),
+        ("outputs/sheets/", {}, "it is a folder"),
     ],
 )
 async def test_a_name_that_cannot_be_rendered_is_refused(
@@ -1637,11 +1639,32 @@ async def test_an_artifact_without_an_optional_part_is_always_checked(sheet: Pro
     """The part may be available now; the reason isn't "never assembled"."""
     sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
     assert (await run(engine)).status == "assembled"
-    assert await why(engine) == ["a part of it was missing or provisional last time, or no trace of its inputs is left"]
+    assert await why(engine) == ["a part of it was missing or provisional last time"]
     assert (await run(engine)).status == "skipped"
     sheet.save(text("three", "Three\n"))
     assert (await run(engine)).status == "reassembled"
     assert sheet.read(SHEET) == "One\n\nThree\n"
+    assert await why(engine) == []
+
+
+@requirement("reasons.named")
+async def test_reasons_compare_with_the_last_build_also_without_an_optional_part(sheet: Project, engine: Engine):
+    """Not with the last one that had all parts: what changed since then was built since then."""
+    data = {"id": "data", "source_type": "external_file", "source_locator": "data.json", "required": False}
+    sheet.write("data.json", "1")
+    sheet.save(content("one", pattern={"type": "jinja2", "template": "{{ data }}"}, sources=[data]))
+    await run(engine)
+    (sheet.root / "data.json").unlink()
+    assert await why(engine) == ["data.json is gone"]
+    await run(engine)
+    assert await why(engine) == ["a part of it was missing or provisional last time"]
+    sheet.save(content("one", pattern={"type": "jinja2", "template": "{{ data }}!"}, sources=[data]))
+    missing = "a part of it was missing or provisional last time"
+    assert await why(engine) == [missing, "configs/content/one.json has changed"]
+    await run(engine)
+    assert await why(engine) == [missing]
+    sheet.write("data.json", "2")
+    assert (await run(engine)).status == "reassembled"
     assert await why(engine) == []
 
 

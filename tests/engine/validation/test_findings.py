@@ -353,6 +353,12 @@ ROWS: list[tuple[str, ValidationRule, str, list[tuple[str, str, str | None, dict
     ),
     ("custom", ValidationRule("custom"), TEXT, [("error", "unknown_rule_type", None, {"rule_type": "custom"})]),
     (
+        "custom of an unknown type",
+        ValidationRule("custom_check", config={"type": "lenght"}),
+        TEXT,
+        [("error", "unknown_rule_type", None, {"rule_type": "lenght"})],
+    ),
+    (
         "custom of a known type with an unknown option",
         ValidationRule("custom", config={"type": "length", "most": 1}),
         TEXT,
@@ -489,7 +495,11 @@ MESSAGES: dict[str, list[str]] = {
         "format, syntax, lint, regex, links, schema, required_fields, completeness, coherence."
     ],
     "custom": [
-        "There is no rule 'custom', so it wasn't checked; write one of presence, length, "
+        "The rule custom names no rule: `type` in its options is one of presence, length, "
+        "format, syntax, lint, regex, links, schema, required_fields, completeness, coherence."
+    ],
+    "custom of an unknown type": [
+        "There is no rule 'lenght', so it wasn't checked; did you mean length? There are presence, length, "
         "format, syntax, lint, regex, links, schema, required_fields, completeness, coherence."
     ],
     "custom of a known type with an unknown option": [
@@ -1248,6 +1258,7 @@ async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
             {"file": "outputs/x.md", "format": "markdown"},
             {"file": "./outputs/x.md", "format": "text"},
             {"file": "../x.md", "format": "text"},
+            {"file": "outputs/", "format": "text"},
         ),
     )
     found = await look(engine, "pack")
@@ -1255,6 +1266,7 @@ async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
         ("warning", "duplicate_child", "children"),
         ("warning", "duplicate_order", "children"),
         ("error", "invalid_output", "metadata.outputs[2]"),
+        ("error", "invalid_output", "metadata.outputs[3]"),
         ("error", "duplicate_output", "metadata.outputs"),
     ]
     assert [(issue.severity, issue.code, issue.location) for issue in found.findings] == expected
