@@ -514,7 +514,7 @@ async def test_many_records_are_stored_in_steps(
 
 @requirement("rulings.c37")
 @pytest.mark.parametrize(
-    ("kind", "document", "expected", "left"),
+    ("kind", "document", "expected", "left", "changes"),
     [
         (
             "content",
@@ -534,6 +534,17 @@ async def test_many_records_are_stored_in_steps(
                 },
             },
             [],
+            [
+                'type: "content"',
+                "id: \"daily-report\" instead of 'Daily_Report'",
+                "schemaRef: content-schema 3.1",
+                "metadata.description: 'daily report'",
+                'metadata.version: "1.0.0"',
+                "generator_type: is the first pattern's type",
+                "template_path: is the first pattern's template",
+                "context: is the first pattern's context",
+                "generation.patterns[0].id: 'main'",
+            ],
         ),
         (
             "content",
@@ -550,6 +561,16 @@ async def test_many_records_are_stored_in_steps(
                 "elements": [{"name": "head_line", "format": "markdown", "example_output": "# Hi"}],
             },
             [],
+            [
+                "type: \"content\" instead of 'content_element'",
+                "schemaRef: content-schema 3.1",
+                "description: moved into metadata",
+                "version: moved into metadata",
+                "content_element: is called elements",
+                "elements: is a list",
+                "elements[0].name: 'head_line'",
+                "elements[0].format: 'markdown'",
+            ],
         ),
         (
             "content",
@@ -566,6 +587,14 @@ async def test_many_records_are_stored_in_steps(
                 "generation": {"patterns": [{"id": "main", "template": "x.j2", "type": "jinja2"}]},
             },
             ["elements.style"],
+            [
+                "content_config: its keys stand at the top level",
+                'type: "content"',
+                "schemaRef: content-schema 3.1",
+                "metadata.description: 'The X'",
+                "elements.template: is the first pattern's template",
+                "generation.patterns[0].id: 'main'",
+            ],
         ),
         (
             "content",
@@ -592,6 +621,16 @@ async def test_many_records_are_stored_in_steps(
                 "generation": {"patterns": [{"id": "main", "type": "template_fill", "template": "{{ a }}"}]},
             },
             ["elements[2]: a generator of its own, {'type': 'demonstration'}"],
+            [
+                "schemaRef: content-schema 3.1",
+                "content_elements: is called elements",
+                "elements: is a list",
+                "elements[0].format: 'text'",
+                "elements[0]: its generator is the config's",
+                "elements[1].format: 'text'",
+                "elements[2].format: 'code'",
+                "elements[3].generation_pattern: is generation_source human",
+            ],
         ),
         (
             "content",
@@ -612,6 +651,14 @@ async def test_many_records_are_stored_in_steps(
                 "generation": {"patterns": [{"id": "main", "type": "jinja2", "template": "x.j2"}]},
             },
             [],
+            [
+                "schemaRef: content-schema 3.1",
+                "generation.generator: is the first pattern",
+                "generation.patterns[0].id: 'main'",
+                "elements[0].name: 'part-1'",
+                "elements[0].format: 'text'",
+                "elements[1].name: 'x-7'",
+            ],
         ),
         (
             "content",
@@ -638,6 +685,14 @@ async def test_many_records_are_stored_in_steps(
                 },
             },
             [],
+            [
+                "schemaRef: content-schema 3.1",
+                "generation.generator: is the first pattern",
+                "generation.patterns[0].id: 'main-2'",
+                "generation.patterns[1].id: 'main-3'",
+                "generation.patterns[1].template_file: is called template",
+                "elements: is a list",
+            ],
         ),
         (
             "artifact",
@@ -664,6 +719,21 @@ async def test_many_records_are_stored_in_steps(
                 },
             },
             ["composition.glue", "output.mode"],
+            [
+                'type: "artifact"',
+                "id: \"hand-book\" instead of 'Hand_Book'",
+                "schemaRef: artifact-schema 3.1",
+                "description: moved into metadata",
+                "metadata.purpose: 'All of it'",
+                "metadata.title: 'hand book'",
+                "composition.members: are content.children",
+                "composition.strategy: is metadata.compositionStrategy",
+                "content.children[0].path: 'configs/content/intro.json'",
+                "content.children[1].id: 'the-end'",
+                "content.children[1].path: 'configs/content/the-end.json'",
+                "metadata.outputs: from the file that was named",
+                "metadata.outputs[0].format: 'markdown'",
+            ],
         ),
         (
             "artifact",
@@ -686,6 +756,17 @@ async def test_many_records_are_stored_in_steps(
                 "content": {"children": [{"path": "configs/content/My_Part.json", "id": "my-part"}]},
             },
             [],
+            [
+                "artifact_config: its keys stand at the top level",
+                'type: "artifact"',
+                "schemaRef: artifact-schema 3.1",
+                "title: moved into metadata",
+                "purpose: moved into metadata",
+                "content.children[0].id: 'my-part'",
+                "outputs: moved into metadata",
+                "metadata.outputs[0].format: 'code'",
+                "metadata.outputs[1].format: 'bdd'",
+            ],
         ),
         (
             "artifact",
@@ -701,6 +782,14 @@ async def test_many_records_are_stored_in_steps(
                 "content": {"children": [{"id": "x", "path": "x.json"}]},
             },
             [],
+            [
+                'type: "artifact"',
+                'id: "a"',
+                "schemaRef: artifact-schema 3.1",
+                "composition.members: are content.children",
+                "metadata.outputs: from the file that was named",
+                "metadata.outputs[0].format: 'json'",
+            ],
         ),
         (
             "collection",
@@ -712,6 +801,15 @@ async def test_many_records_are_stored_in_steps(
                 "output": {"base_path": "outputs/pack"},
             },
             ["composition.x"],
+            [
+                'type: "collection"',
+                "id: \"pack\" instead of 'Pack'",
+                "name: 'pack'",
+                "composition.members: are members",
+                "members[0].path: 'configs/artifact/a.json'",
+                "members[0].type: 'artifact'",
+                "output.base_path: 'outputs/pack'",
+            ],
         ),
         (
             "collection",
@@ -730,10 +828,20 @@ async def test_many_records_are_stored_in_steps(
                 "output": {"base_path": "outputs/collections/pack"},
             },
             [],
+            [
+                "collection_config: its keys stand at the top level",
+                'type: "collection"',
+                "name: 'The pack'",
+                "members[0].id: 'a'",
+                "members[0].type: 'artifact'",
+                "output.base_path: 'outputs/collections/pack'",
+            ],
         ),
     ],
 )
-def test_an_older_form_is_converted_as_far_as_possible(kind: Any, document: Any, expected: Any, left: list[str]):
+def test_an_older_form_is_converted_as_far_as_possible(
+    kind: Any, document: Any, expected: Any, left: list[str], changes: list[str]
+):
     """The result is valid; every change is reported, and so is every key without a counterpart."""
     given = json.dumps(document)
     with pytest.raises(ValidationFailed):
@@ -749,7 +857,7 @@ def test_an_older_form_is_converted_as_far_as_possible(kind: Any, document: Any,
         assert plain.pop("schemaRef") == {"id": f"{kind}-schema", "version": "3.1"}
     assert plain == expected
     assert conversion.left == left
-    assert conversion.changes
+    assert conversion.changes == changes
     parse_config(kind, conversion.document, where="it")
     again = convert(kind, conversion.document, f"configs/{kind}/x.json")
     assert (again.document, again.changes, again.left) == (conversion.document, [], [])
