@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import socket
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from chora import __version__, allocator, reload, this_process
+from chora import __version__, allocator, reload, systemd, this_process
 from chora.access import Authenticator, Principal, Tokens
 from chora.engine import retention
 from chora.engine.engine import Engine, open_engine
@@ -34,6 +32,7 @@ from chora.settings import LoadedSettings, Settings
 from chora.shutdown import end_with_parent, stop_on_signals
 from chora.store import backup
 from chora.supervision import Service
+from chora.systemd import notify_systemd, status_state
 from chora.tools import ALL_TOOLS
 from chora.transport import stdio
 from chora.transport.pipes import Pipes
@@ -196,7 +195,9 @@ async def run_server(
             health.state = "ready"
             services.start_soon(keep_running, "watch over readiness", health.watch_readiness)
             log.info("chora %s serves %s at %s", __version__, project, url)
-            _notify_systemd("READY=1")
+            notify_systemd("READY=1", status_state(f"ready at {url}"))
+            if this_process.notify_socket():
+                services.start_soon(keep_running, "notices for systemd", partial(systemd.serve, health.status_line))
             task_status.started(RunningServer(url, http_server, target, engine, server))
 
             if pipes is not None:
@@ -204,7 +205,7 @@ async def run_server(
             else:
                 await stopping.wait()
             health.begin_draining()
-            _notify_systemd("STOPPING=1")
+            notify_systemd("STOPPING=1", status_state("stopping: finishing the calls in flight"))
             log.info("stopping: finishing the calls in flight")
             http_server.stop()
         services.cancel_scope.cancel()
@@ -223,12 +224,3 @@ async def _log_secrets(settings: Settings) -> None:
     for known in KNOWN_SECRETS:
         report = await trio.to_thread.run_sync(partial(examine_secret, known, settings), abandon_on_cancel=True)
         log.info("%s", describe_secret(known, report))
-
-
-def _notify_systemd(state: str) -> None:
-    """Report the state to systemd, if it started this process with Type=notify."""
-    path = this_process.notify_socket()
-    if sys.platform == "win32" or not path:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

@@ -24,6 +24,7 @@ from chora.logs import start_logging
 from chora.secrets import FoundSecret, find_token
 from chora.settings import LoadedSettings
 from chora.starting import take_hangup
+from chora.systemd import notify_reloading
 
 if TYPE_CHECKING:
     from chora.transport.http_server import HttpServer
@@ -50,7 +51,8 @@ async def serve(reload: Reload, *, task_status: trio.TaskStatus[None] = trio.TAS
 
 async def _reload_once(reload: Reload) -> None:
     try:
-        done = await reload()
+        with notify_reloading():
+            done = await reload()
     except ChoraError as error:
         log.error("SIGHUP: nothing was reloaded, everything stays as it was: %s", error.message)
     else:

@@ -58,6 +58,14 @@ def notify_socket() -> str | None:
     return os.environ.get("NOTIFY_SOCKET") or None
 
 
+def watchdog_seconds() -> float | None:
+    """Seconds within which systemd's watchdog has to hear from this process (`WatchdogSec=`); None without one."""
+    microseconds, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0 or process not in ("", str(os.getpid())):
+        return None
+    return int(microseconds) / 1e6
+
+
 def child_environment() -> dict[str, str]:
     """The environment of a child process: how to find programs, and locales; no secret and no setting."""
     keep = (

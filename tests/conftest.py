@@ -111,11 +111,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{taken:6.1f} s  {test}: {reasons.get(test, 'NO REASON GIVEN')}")
 
 
+SYSTEM_NAMES = ("LOG_LEVEL", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY")
+"""Names of the environment that chora reads, beside those that begin with its own."""
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the settings or secrets of the user who runs it."""
     for name in list(os.environ):
-        if name.startswith(("CHORA_", "MCP_", "ANTHROPIC_")) or name in ("LOG_LEVEL", "NOTIFY_SOCKET"):
+        if name.startswith(("CHORA_", "MCP_", "ANTHROPIC_")) or name in SYSTEM_NAMES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
 

@@ -706,6 +706,8 @@ SERVER = {
     "server.watchdog": "A process that is asked to end ends, whatever is stuck in it.",
     "server.early-signal": "A server that is asked to end while it starts ends with status 0.",
     "server.second-signal": "A second signal ends a server at once, with a line in the log and no traceback.",
+    "server.systemd": "systemd is told of the start, the status, reloads and the stop, and that the process is alive.",
+    "server.systemd-watchdog": "A process that hangs, or whose store does not answer, is restarted by systemd.",
     "server.reload": "SIGHUP reloads the log's settings, tokens and certificates, all or nothing, and says so.",
     "render.fair": "A flood of slow templates makes the renders of others wait for a worker, not for the flood.",
     "render.spawner": "A fork server that is stopped or stuck is replaced, and no render is lost by it.",

@@ -6,6 +6,7 @@ import gc
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -528,17 +529,36 @@ async def test_several_processes_share_a_project(hello: Project, serve: Serve):
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="systemd is notified over a Unix socket")
-def test_systemd_is_notified_of_readiness_and_of_stopping(hello: Project, tmp_path: Path):
-    """READY=1 once it can serve calls, STOPPING=1 when it begins to shut down."""
+@requirement("server.systemd")
+def test_systemd_is_notified_of_all_that_it_wants_to_know(hello: Project, tmp_path: Path):
+    """Ready once calls can be served, the status and that it is alive, each reload, and that it stops."""
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(path)
-        systemd.settimeout(20)
-        with serving(hello, NOTIFY_SOCKET=path) as (_, process):
-            assert systemd.recv(100) == b"READY=1"
+        systemd.settimeout(PATIENCE)
+        with serving(hello, NOTIFY_SOCKET=path, WATCHDOG_USEC="600000") as (url, process):
+            assert systemd.recv(1000).decode() == f"READY=1\nSTATUS=ready at {url}"
+            for _ in range(2):
+                alive = systemd.recv(1000).decode()
+                assert re.fullmatch(
+                    r"WATCHDOG=1\nSTATUS=ready: \d+ sessions?, \d+ calls? since the start(, up 100\.00 %)?", alive
+                ), alive
+            process.send_signal(signal.SIGHUP)
+            told = read_notices(systemd, "READY=1")
+            assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", told[-2]), told
             process.send_signal(signal.SIGTERM)
-            assert systemd.recv(100) == b"STOPPING=1"
+            told = read_notices(systemd, "STOPPING=1\nSTATUS=stopping: finishing the calls in flight")
+            assert "RELOADING" not in "".join(told)
             assert process.wait(PATIENCE) == 0
+
+
+def read_notices(systemd: socket.socket, last: str) -> list[str]:
+    """What is sent up to a notice, without those of being alive."""
+    notices = [""]
+    while notices[-1] != last:
+        if not (notice := systemd.recv(1000).decode()).startswith("WATCHDOG=1"):
+            notices.append(notice)
+    return notices
 
 
 @requirement("secrets.fail-closed")

@@ -1,11 +1,13 @@
 """The command line of chora itself, and what of the environment is not a setting."""
 
+import os
 import sys
 from collections.abc import Callable
 
 import pytest
 
 from chora import this_process
+from tests.conftest import requirement
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,28 @@ def test_some_names_are_read_when_asked(monkeypatch: pytest.MonkeyPatch, read: C
     assert read() == "something"
     monkeypatch.setenv(name, "")
     assert read() is None
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "process", "seconds"),
+    [
+        ("", "", None),
+        ("0", "", None),
+        ("soon", "", None),
+        ("-5", "", None),
+        ("30000000", "", 30.0),
+        ("1500000", "own", 1.5),
+        ("30000000", "1", None),
+    ],
+)
+@requirement("server.systemd-watchdog")
+def test_the_watchdog_of_systemd_may_want_to_hear_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, microseconds: str, process: str, seconds: float | None
+):
+    """Only of the one that it names, so that a child isn't taken for its parent."""
+    monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if process == "own" else process)
+    assert this_process.watchdog_seconds() == seconds
 
 
 def test_a_child_knows_how_to_run_and_no_secret(monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ from chora.errors import ChoraError, StorageError, without_folders
 from chora.supervision import Supervisor
 from chora.watch.uptime import measure_uptime
 from chora.web.status import ServerState, ServerStatus
+from chora.wording import quantity
 
 if TYPE_CHECKING:
     from chora.metrics import Metrics
@@ -108,6 +109,20 @@ class HealthStatus:
         reasons = [*([STOPPING] if state == "draining" else []), *faults, *self._supervisor.reasons]
         self._audit.record_readiness(state, reasons)
         return state, reasons
+
+    async def status_line(self) -> str:
+        """The status now in a few words, for `systemctl status`."""
+        state, reasons = await self.readiness(within=math.inf)
+        if reasons:
+            return f"{state}: {' '.join(reasons)}"
+        sessions = int(sum(self._metrics.sessions.values.values()))
+        calls = int(sum(self._metrics.calls.values.values()))
+        try:
+            uptime = measure_uptime(self._store).percent
+        except ChoraError as error:
+            return f"{state}: {error.message}"
+        up = "" if uptime is None else f", up {uptime:.2f} %"
+        return f"{state}: {quantity(sessions, 'session')}, {quantity(calls, 'call')} since the start{up}"
 
     async def status(self) -> ServerStatus:
         """The status now, with what the store knows."""
