@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib
 import pkgutil
@@ -107,8 +108,9 @@ def kinds_of_errors() -> set[str]:
     return found
 
 
+# Another article or pronoun is added here; a verb in the imperative isn't.
 _BEGINS_A_MESSAGE = re.compile(
-    r"(?!resources/)(?:(?:The|There|It|No|This|A|An|Another|What|Nothing|None|With|Asking|Rendering|Requests)\b|\{\}|[a-z]|--)"
+    r"(?!resources/)(?:(?:The|There|It|No|This|A|An|Another|What|Nothing|None|With|Asking|Rendering|Requests)\b|\{\}|[a-z]|[A-Z]{2}|--)"
 )
 
 
@@ -140,6 +142,17 @@ def test_words_for_programs_have_the_form_of_their_kind(parameter: str, form: st
             for word in texts_of(call.arguments[at[0]]):
                 checked += 1
                 assert re.fullmatch(form, word), f"{call.path}:{call.line}: {word}"
+    assert checked > 5
+
+
+def test_an_error_of_the_system_has_its_number_first():
+    """Then its sentence and the path: what handles one looks at the number."""
+    kinds = {name for name, each in vars(builtins).items() if isinstance(each, type) and issubclass(each, OSError)}
+    checked = 0
+    for call in calls():
+        if call.name in kinds and len(call.arguments) > 1:
+            checked += 1
+            assert not list(texts_of(call.arguments[0])), f"{call.path}:{call.line}"
     assert checked > 5
 
 
