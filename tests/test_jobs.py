@@ -813,6 +813,7 @@ async def test_running_jobs_get_the_grace_at_the_end(store: SqliteStore, autojum
         await pending_job(jobs, quick, key="quick")
         nursery.start_soon(jobs.finish, stopping, 0.5)
         await trio.sleep(1)
+        assert nursery.child_tasks, "nobody has asked it to stop"
         stopping.set()
         quick.may_end.set()
         await trio.testing.wait_all_tasks_blocked()

@@ -472,6 +472,10 @@ async def test_while_the_issuer_is_away_no_token_is_called_invalid(
         assert caught.value.http_status == 503
         assert caught.value.details["retry_after"] == oauth.RETRY_INTERVAL
     assert authority.asked == ["/keys"]
+    mock_clock.jump(oauth.RETRY_INTERVAL - 0.1)
+    with pytest.raises(Busy) as caught:
+        await issuer.identify(authority.token())
+    assert caught.value.details["retry_after"] == 1
     authority.status = b"200 OK"
     mock_clock.jump(oauth.RETRY_INTERVAL)
     assert (await issuer.identify(authority.token())).principal.scope == "write"

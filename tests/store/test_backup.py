@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -277,6 +278,7 @@ async def test_what_a_restore_replaces_is_kept_with_its_wal(tmp_path: Path):
             wal.write_bytes(data)
         done = await restore_backup(tmp_path, StorageSettings(), made.path, folder)
         assert done.replaced is not None
+        assert re.fullmatch(r"replaced-\d{8}T\d{9}Z\.db", done.replaced.name)
         kept_wal = done.replaced.with_name(f"{done.replaced.name}-wal")
         assert kept_wal.exists() == damaged
         if damaged:

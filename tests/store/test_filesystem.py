@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from chora.file_stamps import is_at_rest
 from chora.nofollow import OpenFolder
 from chora.store import Output, Version, journal
 from chora.store.filesystem import FilesystemStore
-from chora.store.version_files import version_file_name, version_id_of
+from chora.store.version_files import CachedFolder, version_file_name, version_id_of
 from tests.conftest import requirement
 from tests.hostile.measures import calls_in
 from tests.patience import PATIENCE
@@ -513,6 +514,20 @@ async def test_a_cancelled_write_is_complete_or_not_made(root: Path):
     assert finished <= len(stored) <= 40
     await store.add_version(version(body="afterwards"))
     assert store.counts()["versions"] == len(stored) + 1
+
+
+def test_a_folder_that_goes_and_comes_back_has_what_is_in_it(tmp_path: Path):
+    """Nothing while it is gone; the list is sorted, and holds only names of the form."""
+    place = tmp_path / "texts"
+    folder = CachedFolder(place, re.compile(r"\w+\.txt"), lambda data, name: f"{name}: {data.decode()}")
+    for body in ("one", "two"):
+        assert folder.file_names() == []
+        place.mkdir()
+        for name in ("b.txt", "a.txt", "notes.md"):
+            (place / name).write_text(body)
+        assert folder.file_names() == ["a.txt", "b.txt"]
+        assert folder.read_file("a.txt") == f"a.txt: {body}"
+        shutil.rmtree(place)
 
 
 # -- the disk ---------------------------------------------------------------------------------------------------

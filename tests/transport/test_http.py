@@ -20,6 +20,7 @@ from chora.protocol.subscriptions import OPEN_SUBSCRIPTIONS_LIMIT
 from chora.protocol.types import Call
 from chora.tools import tool
 from chora.transport.http import event_streams, sessions
+from chora.transport.http.asgi import send_busy
 from chora.transport.http.security import FORWARDED, SINGLE_HEADERS
 from chora.transport.http.sessions import HttpSession
 from tests.conftest import OpenHttpClient, Project, content, requirement, text
@@ -858,6 +859,20 @@ async def test_the_end_of_a_session_clears_its_replay_buffer(http_client: OpenHt
         assert application.sessions.replay_buffer.size > 0
         await client.http.delete("/mcp", headers={"mcp-session-id": client.session})
         assert application.sessions.replay_buffer.size == 0
+
+
+async def test_a_refusal_for_want_of_room_says_when_to_come_again():
+    """RFC 9110 §15.6.4."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await send_busy(send, b"{}")
+    start, body = sent
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"retry-after"] == b"1"
+    assert body["body"] == b"{}"
 
 
 @requirement("server.calls-in-flight")
