@@ -202,7 +202,10 @@ async def _generate_preview(
         for output in config.metadata.outputs:
             await encode_text(config, output, text, engine.settings.configs.rules)
         return text, config.metadata.composition_strategy, pieces.warnings, None
-    raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
+    raise TestFailed(
+        f"A {parsed.kind} draft has no text of its own to test.",
+        "Save it with save_config; validate_collection_config then checks it, and generate_collection builds it.",
+    )
 
 
 class ConfigExists(SaveFailed):

@@ -343,6 +343,8 @@ async def _compose_texts(
     caller = caller.with_reserved(artifact_id=config.id)
     pieces = await gather_pieces(build, config, caller, recorder)
     text = await compose(build.engine, config, pieces, caller.all_names, recorder.record)
+    if not pieces.pieces:
+        pieces.warnings.append("every child was left out, so there is nothing to compose")
     rules = build.engine.settings.configs.rules
     if pages := [output.file for output in outputs if output.format == "html"]:
         pieces.warnings.extend(await _find_html_faults(build, text, pages))

@@ -121,7 +121,7 @@ async def _is_included(
             warnings.append(f"The child {child.id} was included, because its condition failed: {reason.message}")
             return True
         raise CompositionFailed(
-            f"{config.id}: {name} can't be evaluated: {reason.message}.",
+            f"{config.id}: {name} can't be evaluated: {reason.message.removesuffix('.')}.",
             'Pass it in the context, or ask whether it is there first: audience is defined and audience == "crew".'
             if is_undefined
             else CONDITION_HINT,

@@ -1349,6 +1349,7 @@ async def test_a_condition_that_cannot_be_evaluated_is_a_failure(sheet: Project,
     sheet.save(artifact("sheet", [child("one"), child("two", conditions=condition)]))
     with unchanged(sheet), pytest.raises(CompositionFailed, match="the condition of two can't be evaluated") as failed:
         await run(engine, context={"audience": "crew"})
+    assert not failed.value.message.endswith("..")
     assert (UNDEFINED | FAILING)[condition] in failed.value.message
     assert failed.value.details["error_type"] == "InvalidCondition"
     assert failed.value.details["content_id"] == "two"
@@ -1400,11 +1401,13 @@ async def test_each_setting_decides_about_its_own_conditions(
 
 
 async def test_children_may_all_be_excluded(sheet: Project, engine: Engine):
-    """Then the file is empty."""
+    """Then the file is empty, which a warning says, also when nothing is built again."""
     sheet.save(artifact("sheet", [child("one", conditions="false"), child("gone", conditions="false")]))
     made = await run(engine)
     assert (made.size, made.pieces.excluded) == (0, ["one", "gone"])
     assert sheet.read(SHEET) == ""
+    assert made.pieces.warnings == ["every child was left out, so there is nothing to compose"]
+    assert (await run(engine)).pieces.warnings == made.pieces.warnings
 
 
 # -- selecting stored texts -------------------------------------------------------------------------------------
