@@ -103,6 +103,14 @@ async def test_drafting_fails_with_the_codes_of_the_reference(ask: Asking, engin
     engine.store.close()
 
 
+def test_a_skeleton_of_a_content_has_the_usual_generator_and_is_one_s_own():
+    """A template that is written in the config; what one caller changes, another doesn't get."""
+    first = skeleton("content")
+    assert first == skeleton("content", "jinja2")
+    first["metadata"]["description"] = first["generation"]["patterns"][0]["type"] = "changed"
+    assert "changed" not in str(skeleton("content"))
+
+
 SKELETONS = [*(skeleton("content", generator) for generator in GENERATORS), *map(skeleton, ("artifact", "collection"))]
 
 
