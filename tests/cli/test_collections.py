@@ -588,6 +588,18 @@ def test_check_counts_every_file_that_would_be_written():
     assert collect_command.is_stale({"action": "unchanged", "conflicts": 1})
 
 
+def test_orphans_beyond_those_of_the_result_are_counted(capsys: pytest.CaptureFixture[str]):
+    """The result has the first of them; each is a line, with what a person did to it."""
+    files = [{"path": f"{name}.md", "reason": "it is gone", "edited": name == "b"} for name in "ab"]
+    hint = "`chora gc --outputs` deletes orphans that are as chora wrote them\n"
+    lines = "orphan: a.md: it is gone\norphan: b.md: it is gone, and it was edited\n"
+    for count, said in ((2, hint), (1202, f"and 1,200 more; {hint}")):
+        collect_command.print_orphans({"count": count, "files": files})
+        assert capsys.readouterr() == ("", lines + said)
+    collect_command.print_orphans({"count": 0, "files": []})
+    assert capsys.readouterr() == ("", "")
+
+
 @requirement("outputs.orphans", "outputs.orphans-kept")
 def test_orphans_are_reported_and_deleted_on_request(harbour: Project, run: Run):
     """By `collect`, its plan and its check (exit 1), and by `doctor`; `gc --outputs` deletes them, and with --plan it
