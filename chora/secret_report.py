@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from chora.errors import UsageError
-from chora.secrets import KnownSecret, Place, Secret, is_open_to_others, list_places
+from chora.secrets import KnownSecret, Place, is_open_to_others, list_places
 from chora.settings import Settings
 
 PlaceState = Literal["used", "not used", "absent", "failed"]
@@ -115,10 +115,7 @@ def _examine_place(place: Place) -> tuple[PlaceState, str | None]:
         value = place.read()
     except UsageError as error:
         return "failed", error.message
-    if not value:
-        return "absent", None
-    Secret(value)  # so that it is redacted while it is looked at
-    return "used", None
+    return ("used" if value else "absent"), None
 
 
 def _status_of(place: Place) -> os.stat_result | None:

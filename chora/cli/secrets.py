@@ -17,7 +17,7 @@ from chora.cli.terminal import echo
 from chora.disk import delete_file, replace_file
 from chora.errors import ContentNotFound, InvalidInput, ProjectNotFound, UsageError, why_unreadable
 from chora.secret_report import SecretReport, examine_secret, reference_of
-from chora.secrets import KNOWN_SECRETS, SECRET_LIMIT, TOKEN, KnownSecret, Secret, check_token
+from chora.secrets import KNOWN_SECRETS, SECRET_LIMIT, TOKEN, KnownSecret, check_token
 from chora.settings import Settings
 from chora.wording import find_nearest
 
@@ -259,7 +259,6 @@ def _read_value(name: str) -> str:
     value = value.strip()
     if not value:
         raise InvalidInput("The secret is empty.", "Type it, or write it to stdin.", field="stdin")
-    Secret(value)
     return value
 
 

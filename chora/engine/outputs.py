@@ -273,7 +273,7 @@ async def write_outputs(
             raise _refusal(engine, refused)
         unchanged = all(state.final == state.current for state in states)
         known = states[0].known
-        is_old = unchanged and not force and known is not None and (states[0].is_recorded or states[0].final is None)
+        is_old = unchanged and not force and known is not None and states[0].is_recorded
         written_at = known.written_at if is_old and known else now()
         await _write_changed(engine, artifact_id, states, fingerprint, written_at, force=force)
     return WrittenOutputs(artifact_id, states, unchanged, written_at)

@@ -220,3 +220,11 @@ def test_what_is_gone_for_another_reason_is_no_deletion(project: Project, run: C
     assert f"{OTHER}\tdeleted" in run("edits").stdout
     project.write("configs/artifact/other.json", "{")
     assert f"{OTHER}\tdeleted" in run("edits").stdout
+    write(project, WRITTEN)
+    run("assemble", "other")
+    (project.root / "configs/artifact/other.json").unlink()
+    run("gc", "--outputs")
+    assert not (project.root / OTHER).exists()
+    write(project, WRITTEN)
+    assert OTHER not in run("edits").stdout, "chora deleted it"
+    assert "had been deleted" not in run("assemble", "other").stderr

@@ -21,7 +21,7 @@ from chora.engine.building.gather import source_access
 from chora.engine.building.output_names import render_output_names
 from chora.engine.building.recall import keep_trace, recall_trace
 from chora.engine.engine import Engine
-from chora.engine.inputs import WRITTEN, InputRecorder
+from chora.engine.inputs import InputRecorder
 from chora.engine.orphans import Orphan
 from chora.engine.outputs import check_output_path, same_file
 from chora.engine.traces import TraceKey
@@ -263,11 +263,7 @@ class MemberBuilder:
         locate = await self._claim_outputs(member, parsed, caller)
         built = await build_artifact(build, parsed, caller, locate=locate)
         key = self.trace_key(member)
-        inputs = {
-            name: digest
-            for name, digest in built.inputs.items()
-            if name not in built.outputs and not name.startswith(WRITTEN)
-        }
+        inputs = {name: digest for name, digest in built.inputs.items() if name not in built.outputs}
         context_hash = digest_of([key.key, caller.digest, inputs])
         warnings = [*warnings, *built.pieces.warnings]
         if not member.context_override.sources:
