@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-NO_SKIPS = bool(os.environ.get("CHORA_NO_SKIPS"))
+NO_SKIPS = bool(os.environ.get("NO_SKIPPED_TESTS"))
 
 
 def need_programs(*names: str) -> None:
-    """Skip a test whose programs are missing, and say so; with `CHORA_NO_SKIPS`, as CI sets it, it fails instead."""
+    """Skip a test whose programs are missing, and say so; with `NO_SKIPPED_TESTS`, as CI sets it, it fails instead."""
     if missing := [name for name in names if shutil.which(name) is None]:
         reason = f"NOT TRIED: {', '.join(missing)} missing; `just test-packages` installs what tests need"
         if NO_SKIPS:

@@ -26,6 +26,7 @@ from tests.programs import need_programs
 from tests.test_app import read_until, serving
 
 TOKEN = "a-long-enough-token"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="there are Secret Services on Linux only")
 UNLOCK = "printf %s password | gnome-keyring-daemon --unlock --components=secrets >/dev/null 2>&1"
 START_LOCKED = "gnome-keyring-daemon --start --components=secrets >/dev/null 2>&1"
 
@@ -98,7 +99,7 @@ def start_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
 @requirement("secrets.keyring", "secrets.said-at-start")
 @pytest.mark.slow("starts sessions and servers")
-@pytest.mark.skipif(sys.platform != "linux", reason="there are Secret Services on Linux only")
+@linux
 def test_a_secret_in_a_real_secret_service_is_found_by_a_server(
     hello: Project, start_session: Callable[[str], Session]
 ):
@@ -131,7 +132,7 @@ def test_a_secret_in_a_real_secret_service_is_found_by_a_server(
 
 @requirement("secrets.keyring", "secrets.said-at-start")
 @pytest.mark.slow("starts a session and a server")
-@pytest.mark.skipif(sys.platform != "linux", reason="there are Secret Services on Linux only")
+@linux
 def test_a_real_secret_service_that_does_not_answer_is_given_up(
     hello: Project, start_session: Callable[[str], Session]
 ):

@@ -90,12 +90,10 @@ async def _call_server(url: str, reference: str, trust: str, tool: str, argument
     return answer.result
 
 
-INVALID_PARAMS = -32602
-"""The code of JSON-RPC for arguments that don't fit, and of MCP for a tool that there is none of."""
-
-
 def _as_error(url: str, failed: CallFailed) -> ChoraError:
     """A failed call as the error whose exit code fits."""
+    from chora.protocol import wire
+
     message = f"{url}: {str(failed).rstrip('.')}."
     token = "The token is taken from --token, CHORA_TOKEN_FILE, CHORA_TOKEN or the keyring."  # noqa: S105
     match failed.status:
@@ -103,7 +101,7 @@ def _as_error(url: str, failed: CallFailed) -> ChoraError:
             return Unauthorized(message, token)
         case 403:
             return Forbidden(message, "Use a token, an address and a Host that the server takes.")
-        case _ if failed.code == INVALID_PARAMS:
+        case _ if failed.code == wire.INVALID_PARAMS:  # also for a tool that there is none of
             return InvalidInput(message, "Correct the name of the tool or its arguments.")
         case _:
             return Unreachable(message, f"Check the address and the server. {token}")

@@ -1,4 +1,7 @@
-"""Templates, queries and expressions in jinja2's sandbox; alone in importing jinja2 and jsonpath."""
+"""Templates, queries and expressions in jinja2's sandbox; alone in importing jinja2 and jsonpath.
+
+One module, because that is the boundary: whatever touches these libraries is in here, and runs in a worker.
+"""
 
 from __future__ import annotations
 
